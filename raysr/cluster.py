@@ -1,0 +1,42 @@
+"""One quiet Ray session: the cluster that is there, or a local one."""
+
+import logging
+import os
+import warnings
+
+import ray
+
+QUIET = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""No doubled prints; and Train looks every 0.2 s, not every 2, for a result that a worker waits to hand over."""
+
+
+def start_ray(*, num_cpus: int | None = None) -> None:
+    """Connect to the cluster at RAY_ADDRESS (set inside `ray job submit`), else start Ray here; once is enough."""
+    os.environ.update(QUIET)
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    local = {"num_cpus": num_cpus, "include_dashboard": False} if address == "local" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": QUIET},
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **local,
+        )
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def cluster_devices() -> dict[str, float]:
+    """What the cluster has: its CPUs and GPUs."""
+    resources = ray.cluster_resources()
+    return {name: resources.get(name, 0.0) for name in ("CPU", "GPU")}

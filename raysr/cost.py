@@ -1,0 +1,166 @@
+"""Money: prices, budgets, and the meter that turns seconds of an accelerator into dollars."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal, get_args
+
+Segment = Literal["setup", "train", "stall", "eval", "checkpoint"]
+
+CHARGED: tuple[Segment, ...] = ("train", "stall")
+"""What a trial pays for: its steps and its waiting for data. Set-up, validation, checkpoints and reporting are free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What an hour of one accelerator costs."""
+
+    usd_per_hour: float
+    source: str
+    date: str
+    """When it was looked up, ISO 8601."""
+
+    def __post_init__(self) -> None:
+        if not self.usd_per_hour > 0:
+            raise ValueError(f"a price must be above 0 dollars an hour, got {self.usd_per_hour}")
+
+    def usd(self, accelerator_seconds: float) -> float:
+        """Dollars for that many seconds of one accelerator."""
+        return accelerator_seconds * self.usd_per_hour / 3600
+
+
+DEFAULT_PRICE = Price(
+    usd_per_hour=0.27,
+    source="RTX A5000 (the paper's card), catalogue price of a rented one at RunPod; $0.26 in an older copy of it",
+    date="2026-11-24",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every trial may spend; exactly one of these."""
+
+    usd: float | None = None
+    """Dollars, metered."""
+    gpu_seconds: float | None = None
+    """Seconds of one accelerator, metered; at one price the same as dollars."""
+    epochs: dict[str, int] | None = None
+    """Passes over the training set, by architecture, whatever they cost."""
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of --budget.usd, --budget.gpu-seconds, --budget.epochs; got {given}")
+        (name, value), *_ = given.items()
+        if not value or (isinstance(value, float | int) and value <= 0):
+            raise ValueError(f"--budget.{name} must be above 0, got {value}")
+
+    def limit_usd(self, price: Price) -> float | None:
+        """The budget in dollars; None for epochs."""
+        if self.gpu_seconds is not None:
+            return price.usd(self.gpu_seconds)
+        return self.usd
+
+    def limit_steps(self, arch: str, steps_per_epoch: int) -> int | None:
+        """The budget in steps; None for money. Raises ValueError for an architecture without a number of epochs."""
+        if self.epochs is None:
+            return None
+        if arch not in self.epochs:
+            raise ValueError(f"--budget.epochs names no number for {arch!r}; it has {', '.join(self.epochs)}")
+        return self.epochs[arch] * steps_per_epoch
+
+
+class CostMeter:
+    """Seconds by segment on a monotonic clock, and what they cost.
+
+    `synchronise` waits for the device and is called at both ends of a segment, so keep segments several steps long.
+    `slowest` turns this rank's elapsed seconds into the slowest rank's: all accelerators are paid until the last one
+    is done. Clock and price can be injected.
+    """
+
+    def __init__(
+        self,
+        price: Price,
+        *,
+        accelerators: int = 1,
+        clock: Callable[[], float] = time.perf_counter,
+        synchronise: Callable[[], None] = lambda: None,
+        slowest: Callable[[float], float] = lambda seconds: seconds,
+    ) -> None:
+        self.price = price
+        self.accelerators = accelerators
+        self.seconds: dict[Segment, float] = dict.fromkeys(get_args(Segment), 0.0)
+        self._clock = clock
+        self._synchronise = synchronise
+        self._slowest = slowest
+        self._waited = 0.0
+        self._step_seconds: deque[float] = deque(maxlen=9)
+
+    @contextmanager
+    def segment(self, name: Segment) -> Generator[None, None, None]:
+        """Count the time inside as `name`."""
+        self._synchronise()
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._synchronise()
+            self.seconds[name] += self._clock() - start
+
+    @contextmanager
+    def training(self, steps: int) -> Generator[None, None, None]:
+        """Count the time inside as `steps` training steps, less what `waiting_for_data` took of it."""
+        self._waited = 0.0
+        self._synchronise()
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._synchronise()
+            elapsed = self._slowest(self._clock() - start)
+            self.seconds["stall"] += self._waited
+            self.seconds["train"] += elapsed - self._waited
+            self._step_seconds.append(elapsed / steps)
+
+    @contextmanager
+    def waiting_for_data(self) -> Generator[None, None, None]:
+        """Count the time inside, a part of `training`, as `stall`."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - start
+
+    @property
+    def charged_seconds(self) -> float:
+        """Accelerator-seconds charged so far, over all accelerators."""
+        return self.accelerators * sum(self.seconds[name] for name in CHARGED)
+
+    @property
+    def charged_usd(self) -> float:
+        """Dollars charged so far."""
+        return self.price.usd(self.charged_seconds)
+
+    @property
+    def billed_usd(self) -> float:
+        """Dollars for every measured second, charged or not."""
+        return self.price.usd(self.accelerators * sum(self.seconds.values()))
+
+    @property
+    def step_usd(self) -> float | None:
+        """Expected cost of the next step: the median of the latest ones; None before the first."""
+        if not self._step_seconds:
+            return None
+        return self.price.usd(self.accelerators * median(self._step_seconds))
+
+    def state(self) -> dict[str, float]:
+        """The ledger, to be kept in a checkpoint."""
+        return dict(self.seconds)
+
+    def load_state(self, seconds: dict[str, float]) -> None:
+        """Go on from a checkpoint's ledger."""
+        for name in self.seconds:
+            self.seconds[name] = seconds[name]

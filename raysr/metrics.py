@@ -1,0 +1,84 @@
+"""Scores of each picture against its target: PSNR, SSIM, MS-SSIM and perceptual distance."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from pytorch_msssim import ms_ssim as _ms_ssim
+from pytorch_msssim import ssim as _ssim
+from torch import Tensor
+
+from raysr.images import Box
+from raysr.losses import Perceptual
+
+SSIM_MIN_PX = 11
+"""The Gaussian window of SSIM."""
+MS_SSIM_MIN_PX = 161
+"""Four halvings of that window: pytorch-msssim refuses sides of 160 pixels and less."""
+PERCEPTUAL_MIN_PX = 16
+"""Four poolings of VGG16."""
+PSNR_CEILING_DB = 100.0
+"""Given for equal pictures, where PSNR is infinite, so that means stay finite."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one picture; None where the picture is too small for the metric."""
+
+    perceptual: float | None
+    """Distance that was trained on; lower is better."""
+    ms_ssim: float | None
+    ssim: float | None
+    psnr: float
+    """In dB."""
+    lpips_alex: float | None = None
+    """LPIPS on AlexNet, where its weights are at hand."""
+
+
+def psnr(sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    """Peak signal-to-noise ratio of each image in dB, for values in [0, 1] (Huynh-Thu & Ghanbari 2008)."""
+    mse = (sr - hr).square().mean(dim=(1, 2, 3))
+    return (-10 * torch.log10(mse)).clamp(max=PSNR_CEILING_DB)
+
+
+def ssim(sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    """Structural similarity of each image, values in [0, 1], 11x11 Gaussian window (Wang et al. 2004)."""
+    return _ssim(sr, hr, data_range=1.0, size_average=False)
+
+
+def ms_ssim(sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    """Multi-scale SSIM of each image over five scales, sides above 160 pixels (Wang et al. 2003)."""
+    return _ms_ssim(sr, hr, data_range=1.0, size_average=False)
+
+
+def score(
+    sr: Float[Tensor, "1 1 h w"], hr: Float[Tensor, "1 1 h w"], perceptual: Perceptual, alex: Perceptual | None = None
+) -> Scores:
+    """Every score of one picture in float32; `sr` is clamped to [0, 1] first, and not rounded to 8 bits."""
+    with torch.no_grad(), torch.autocast(sr.device.type, enabled=False):
+        sr, hr = sr.float().clamp(0, 1), hr.float()
+        side = min(hr.shape[-2:])
+        return Scores(
+            perceptual=perceptual(sr, hr).item() if side >= PERCEPTUAL_MIN_PX else None,
+            ms_ssim=ms_ssim(sr, hr).item() if side >= MS_SSIM_MIN_PX else None,
+            ssim=ssim(sr, hr).item() if side >= SSIM_MIN_PX else None,
+            psnr=psnr(sr, hr).item(),
+            lpips_alex=alex(sr, hr).item() if alex is not None and side >= 64 else None,
+        )
+
+
+def score_content(
+    sr: Float[Tensor, "1 1 h w"],
+    hr: Float[Tensor, "1 1 h w"],
+    box: Box,
+    perceptual: Perceptual,
+    alex: Perceptual | None = None,
+) -> tuple[Scores, str | None]:
+    """Scores inside the content box alone, and the reason why one of them is empty, if one is."""
+    window = (..., slice(box.top, box.bottom), slice(box.left, box.right))
+    scores = score(sr[window], hr[window], perceptual, alex)
+    side = min(box.right - box.left, box.bottom - box.top)
+    if scores.ms_ssim is not None:
+        return scores, None
+    empty = ", ".join(f.name for f in fields(scores)[:3] if getattr(scores, f.name) is None)
+    return scores, f"content is {side} pixels on its short side, too thin for {empty}"

@@ -1,0 +1,324 @@
+"""Prepared pairs: the manifest that vouches for them, and the batches that training reads."""
+
+import hashlib
+import json
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from raysr import storage
+from raysr.images import Box, Geometry, Pair
+from raysr.sources import Split
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("photograph", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("hr", pa.binary()),
+        pa.field("lr", pa.binary()),
+        pa.field("hr_px", pa.int32(), nullable=False),
+        pa.field("scale", pa.int32(), nullable=False),
+        pa.field("content_box", pa.list_(pa.int32())),
+        pa.field("source_sha256", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""One row a pair: `hr` and `lr` are uint8 luminance, row by row. Refused photographs are rows with `error` and no
+pixels, in a row group of their own at the end of a shard."""
+
+WINDOW_ROWS = 512
+"""Rows that are shuffled together: the pairs that a training process holds in memory."""
+
+_ORDER, _AUGMENT = 1, 2  # keep the random streams of one seed apart
+
+
+class ManifestError(RuntimeError):
+    """A prepared set that is missing, damaged, or not what its manifest says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a set."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A photograph that gave no pair."""
+
+    image_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a prepared set holds. It is written last: a set without one is not finished."""
+
+    schema_version: int
+    geometry: Geometry
+    source: str
+    shards: tuple[Shard, ...]
+    content_sha256: str
+    """Over all pairs, whatever their order and their distribution over shards."""
+    pairs: dict[str, int]
+    """Number of pairs by split."""
+    photographs: dict[str, int]
+    """Number of photographs that gave them, by split."""
+    refused: tuple[Refusal, ...]
+
+    def to_json(self) -> str:
+        """The manifest as it stands in `manifest.json`."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def read(location: str) -> "Manifest":
+        """The manifest of the set in folder `location`; raises ManifestError when there is none or it is damaged."""
+        file = storage.join(location, MANIFEST)
+        try:
+            raw: dict[str, Any] = json.loads(storage.read_bytes(file))
+        except FileNotFoundError as error:
+            raise ManifestError(f"{location} holds no prepared set ({MANIFEST} is missing): run jobs/prepare.py") from error
+        except ValueError as error:
+            raise ManifestError(f"{file} is damaged ({error}): prepare the set again") from error
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise ManifestError(
+                f"{file} has schema version {raw.get('schema_version')!r}, this raysr reads {SCHEMA_VERSION}: prepare again"
+            )
+        try:
+            return Manifest(
+                **raw
+                | {
+                    "geometry": Geometry(**raw["geometry"]),
+                    "shards": tuple(Shard(**shard) for shard in raw["shards"]),
+                    "refused": tuple(Refusal(**refusal) for refusal in raw["refused"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestError(f"{file} is damaged ({error!r}): prepare the set again") from error
+
+
+def pair_digest(image_id: str, split: str, pair: Pair) -> str:
+    """The hash of one pair that `content_digest` combines."""
+    digest = hashlib.sha256()
+    for part in (image_id.encode(), split.encode(), str(tuple(pair.content_box)).encode(), pair.hr.tobytes()):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    digest.update(pair.lr.tobytes())
+    return digest.hexdigest()
+
+
+def content_digest(digests: list[str]) -> str:
+    """One hash over the pairs' hashes, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+class PairRow(NamedTuple):
+    """One pair as it is read back."""
+
+    image_id: str
+    photograph: str
+    hr: UInt8[np.ndarray, "H W"]
+    lr: UInt8[np.ndarray, "h w"]
+    content_box: Box
+
+
+class Batch(NamedTuple):
+    """Luminance in [0, 1]."""
+
+    lr: Float[Tensor, "n 1 h w"]
+    hr: Float[Tensor, "n 1 H W"]
+
+
+class PairSet:
+    """The pairs of one split of a prepared set, read by row group from the shards that the manifest lists."""
+
+    def __init__(self, location: str, split: Split, *, verify: bool = True) -> None:
+        """Open the set in folder `location`; `verify` reads every listed shard once and checks its hash.
+
+        Raises ManifestError, naming the shard, when one is missing, cut, changed or does not hold what it should.
+        """
+        self.location = location
+        self.manifest = Manifest.read(location)
+        self.split: Split = split
+        self.groups: list[tuple[str, int, int]] = []
+        """(shard, row group, rows) of every group of pairs, in the order of the manifest."""
+        for shard in self.manifest.shards:
+            if not shard.name.startswith(f"{split}-"):
+                continue
+            _check(location, shard, verify=verify)
+            self.groups += _pair_groups(location, shard)
+        if len(self) != self.manifest.pairs[split]:
+            raise ManifestError(
+                f"{location} holds {len(self)} {split} pairs where its manifest says {self.manifest.pairs[split]}"
+            )
+
+    def __len__(self) -> int:
+        return sum(rows for _, _, rows in self.groups)
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the pairs were made."""
+        return self.manifest.geometry
+
+    def read_group(self, index: int) -> list[PairRow]:
+        """The pairs of one row group."""
+        shard, group, _ = self.groups[index]
+        with _open(self.location, shard) as file:
+            table = file.read_row_group(group, columns=["image_id", "photograph", "hr", "lr", "content_box"])
+        hr_px, lr_px = self.geometry.hr_px, self.geometry.hr_px // self.geometry.scale
+        return [
+            PairRow(
+                row["image_id"],
+                row["photograph"],
+                np.frombuffer(row["hr"], np.uint8).reshape(hr_px, hr_px),
+                np.frombuffer(row["lr"], np.uint8).reshape(lr_px, lr_px),
+                Box(*row["content_box"]),
+            )
+            for row in table.to_pylist()
+        ]
+
+    def rows(self, rank: int = 0, world_size: int = 1) -> list[PairRow]:
+        """Every `world_size`-th pair from `rank` on, in stored order: a rank's share of a validation."""
+        everything = (row for index in range(len(self.groups)) for row in self.read_group(index))
+        return [row for i, row in enumerate(everything) if i % world_size == rank]
+
+
+def _open(location: str, shard: str) -> pq.ParquetFile:
+    store, path = storage.filesystem(storage.join(location, shard))
+    return pq.ParquetFile(path, filesystem=store, memory_map="://" not in location)
+
+
+def _check(location: str, shard: Shard, *, verify: bool) -> None:
+    file = storage.join(location, shard.name)
+    try:
+        found = storage.size(file)
+    except FileNotFoundError as error:
+        raise ManifestError(f"shard {shard.name} of {location} is missing: prepare the set again") from error
+    if found != shard.bytes:
+        raise ManifestError(f"shard {shard.name} of {location} has {found} bytes, not {shard.bytes}: prepare again")
+    if verify and hashlib.sha256(storage.read_bytes(file)).hexdigest() != shard.sha256:
+        raise ManifestError(f"shard {shard.name} of {location} is not what was written (sha256): prepare again")
+
+
+def _pair_groups(location: str, shard: Shard) -> list[tuple[str, int, int]]:
+    with _open(location, shard.name) as file:
+        if file.metadata.num_rows != shard.rows:
+            raise ManifestError(f"shard {shard.name} of {location} has {file.metadata.num_rows} rows, not {shard.rows}")
+        groups: list[tuple[str, int, int]] = []
+        for index in range(file.num_row_groups):
+            group = file.metadata.row_group(index)
+            # Refused photographs fill a row group of their own: every other group has nothing but nulls here.
+            position = next(i for i in range(group.num_columns) if group.column(i).path_in_schema == "error")
+            if group.column(position).statistics.null_count == group.num_rows:
+                groups.append((shard.name, index, group.num_rows))
+        return groups
+
+
+def epoch_order(group_rows: list[int], *, seed: int, epoch: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+    """This rank's pairs of one epoch, as (row group, row in it): a pure function of its arguments.
+
+    Row groups are shuffled and laid end to end; each rank takes an equal run of them (up to `world_size` - 1 pairs are
+    left out of an epoch) and shuffles it in windows of WINDOW_ROWS, so that few groups are open at a time. No pair
+    comes twice in an epoch, on any rank.
+    """
+    groups = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(group_rows))
+    everything = [(int(g), row) for g in groups for row in range(group_rows[g])]
+    share = len(everything) // world_size
+    mine = everything[rank * share : (rank + 1) * share]
+    rng = np.random.default_rng([_ORDER, seed, epoch, 1 + rank])
+    order: list[tuple[int, int]] = []
+    for start in range(0, share, WINDOW_ROWS):
+        window = mine[start : start + WINDOW_ROWS]
+        order += [window[i] for i in rng.permutation(len(window))]
+    return order
+
+
+class TrainingBatches:
+    """The batch of each step, for one rank: a pure function of (seed, step, rank, world size)."""
+
+    def __init__(
+        self, pairs: PairSet, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, patch_px: int | None = None
+    ) -> None:
+        """`batch_size` is over all ranks; `patch_px` gives random crops of that many target pixels, flipped and turned.
+
+        Raises ValueError when the set is smaller than a batch, or a size does not fit.
+        """
+        scale, hr_px = pairs.geometry.scale, pairs.geometry.hr_px
+        if batch_size % world_size:
+            raise ValueError(f"batch size {batch_size} does not divide by {world_size} workers; change one of them")
+        if patch_px is not None and (patch_px % scale or not scale <= patch_px <= hr_px):
+            raise ValueError(f"--patch-px {patch_px} must be a multiple of the scale {scale} and at most {hr_px}")
+        self.pairs = pairs
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.patch_px = patch_px
+        self.steps_per_epoch = len(pairs) // world_size // (batch_size // world_size)
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"{pairs.location} has {len(pairs)} training pairs, fewer than a batch of {batch_size}")
+        self._order: tuple[int, list[tuple[int, int]]] = (-1, [])
+        self._groups: OrderedDict[int, list[PairRow]] = OrderedDict()
+        smallest = min(rows for _, _, rows in pairs.groups)
+        self._max_groups = 2 + -(-WINDOW_ROWS // smallest)
+
+    def batch(self, step: int) -> Batch:
+        """This rank's share of the batch of `step`, counted from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            rows = [rows for _, _, rows in self.pairs.groups]
+            order = epoch_order(rows, seed=self.seed, epoch=epoch, rank=self.rank, world_size=self.world_size)
+            self._order = (epoch, order)
+        share = self.batch_size // self.world_size
+        chosen = self._order[1][position * share : (position + 1) * share]
+        rng = np.random.default_rng([_AUGMENT, self.seed, step, self.rank])
+        examples = [self._example(self._group(group)[row], rng) for group, row in chosen]
+        return Batch(to_tensor([lr for lr, _ in examples]), to_tensor([hr for _, hr in examples]))
+
+    def _group(self, index: int) -> list[PairRow]:
+        if index not in self._groups:
+            self._groups[index] = self.pairs.read_group(index)
+            if len(self._groups) > self._max_groups:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(index)
+        return self._groups[index]
+
+    def _example(self, row: PairRow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if self.patch_px is None:
+            return row.lr, row.hr
+        return random_patch(row, self.patch_px, self.pairs.geometry.scale, rng)
+
+
+def random_patch(row: PairRow, patch_px: int, scale: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A random aligned crop of (lr, hr), inside the content box where it is large enough, in one of 8 orientations."""
+    origin: list[int] = []
+    for low, high in ((row.content_box.top, row.content_box.bottom), (row.content_box.left, row.content_box.right)):
+        first, last = -(-low // scale), (high - patch_px) // scale
+        if last < first:
+            first, last = 0, (row.hr.shape[0] - patch_px) // scale
+        origin.append(int(rng.integers(first, last + 1)))
+    (y, x), side = origin, patch_px // scale
+    lr = row.lr[y : y + side, x : x + side]
+    hr = row.hr[y * scale : y * scale + patch_px, x * scale : x * scale + patch_px]
+    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    lr, hr = np.rot90(lr, turns), np.rot90(hr, turns)
+    return (lr[:, ::-1], hr[:, ::-1]) if flip else (lr, hr)
+
+
+def to_tensor(pictures: list[UInt8[np.ndarray, "h w"]]) -> Float[Tensor, "n 1 h w"]:
+    """uint8 pictures of one size as a float tensor in [0, 1]."""
+    return torch.from_numpy(np.stack(pictures)).unsqueeze(1).float() / 255
