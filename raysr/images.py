@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
-"""What `decode` opens. MPO is a JPEG with a second view inside, as many phones write; its first view is taken."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
+"""What `decode` opens. Of an MPO, a JPEG with a second view inside as many phones write, the first view is taken."""
 
 MAX_PIXELS = 89_478_485
 """Largest picture that `decode` unpacks, Pillow's own limit: a small file can claim to be a huge picture."""

@@ -126,7 +126,7 @@ def write_shard(location: str, photographs: list[Photograph], geometry: Geometry
         "bytes": len(encoded),
         "sha256": hashlib.sha256(encoded).hexdigest(),
         "pairs": len(rows),
-        "photographs": len({row["photograph"] for row in rows}),
+        "photographs": sorted({row["photograph"] for row in rows}),
         "digests": digests,
         "refused": [{"image_id": row["image_id"], "reason": row["error"]} for row in refusals],
     }
@@ -161,11 +161,11 @@ def _encode(rows: list[dict[str, Any]], refusals: list[dict[str, Any]]) -> bytes
 
 def _manifest(source: str, geometry: Geometry, results: list[dict[str, Any]]) -> Manifest:
     pairs: Counter[str] = Counter({"train": 0, "val": 0})
-    photographs: Counter[str] = Counter({"train": 0, "val": 0})
+    photographs: dict[str, set[str]] = {"train": set(), "val": set()}
     for result in results:
         split = result["name"].split("-", 1)[0]
         pairs[split] += result["pairs"]
-        photographs[split] += result["photographs"]
+        photographs[split].update(result["photographs"])
     return Manifest(
         schema_version=SCHEMA_VERSION,
         geometry=geometry,
@@ -173,6 +173,6 @@ def _manifest(source: str, geometry: Geometry, results: list[dict[str, Any]]) ->
         shards=tuple(Shard(**{key: r[key] for key in ("name", "rows", "bytes", "sha256")}) for r in results),
         content_sha256=content_digest([digest for result in results for digest in result["digests"]]),
         pairs=dict(pairs),
-        photographs=dict(photographs),
+        photographs={split: len(names) for split, names in photographs.items()},
         refused=tuple(Refusal(**refusal) for result in results for refusal in result["refused"]),
     )

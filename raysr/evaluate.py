@@ -1,0 +1,98 @@
+"""Validation: a network on whole squares, a row of scores a picture."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import nn
+
+from raysr.losses import Perceptual
+from raysr.metrics import score, score_content
+from raysr.pairs import PairRow, to_tensor
+from raysr.precision import Precision, autocast
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScore:
+    """Scores of one validation picture, on the whole square (as in the paper) and inside the content box.
+
+    None stands where a picture is too small for a metric, with the reason in `note`.
+    """
+
+    image_id: str
+    photograph: str
+    perceptual: float | None
+    ms_ssim: float | None
+    ssim: float | None
+    psnr: float
+    lpips_alex: float | None
+    perceptual_content: float | None
+    ms_ssim_content: float | None
+    ssim_content: float | None
+    psnr_content: float
+    lpips_alex_content: float | None
+    note: str | None
+
+
+SCORE_NAMES = ("perceptual", "ms_ssim", "ssim", "psnr", "lpips_alex")
+"""The metrics of an ImageScore; each has a `_content` twin."""
+
+
+def upscale(model: nn.Module, row: PairRow, device: torch.device, precision: Precision) -> torch.Tensor:
+    """The network's picture for one pair: [1, 1, H, W], float32, clamped to [0, 1]."""
+    with torch.no_grad(), autocast(precision, device):
+        return model(to_tensor([row.lr]).to(device)).float().clamp(0, 1)
+
+
+def evaluate(
+    model: nn.Module,
+    rows: Iterable[PairRow],
+    perceptual: Perceptual,
+    *,
+    device: torch.device,
+    precision: Precision,
+    alex: Perceptual | None = None,
+) -> list[ImageScore]:
+    """Score `model` on each pair, one at a time, the network in `precision` and the metrics in float32."""
+    was_training = model.training
+    model.eval()
+    scores = [_score_row(model, row, perceptual, alex, device, precision) for row in rows]
+    model.train(was_training)
+    return scores
+
+
+def _score_row(
+    model: nn.Module,
+    row: PairRow,
+    perceptual: Perceptual,
+    alex: Perceptual | None,
+    device: torch.device,
+    precision: Precision,
+) -> ImageScore:
+    sr, hr = upscale(model, row, device, precision), to_tensor([row.hr]).to(device)
+    whole = score(sr, hr, perceptual, alex)
+    if row.content_box == (0, 0, hr.shape[-1], hr.shape[-2]):
+        content, note = whole, None if whole.ms_ssim is not None else f"{hr.shape[-1]} pixels are too few for ms_ssim"
+    else:
+        content, note = score_content(sr, hr, row.content_box, perceptual, alex)
+    inside = {f"{name}_content": value for name, value in asdict(content).items()}
+    return ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(whole), **inside, note=note)
+
+
+def mean_scores(scores: Sequence[ImageScore]) -> dict[str, float | None]:
+    """The mean of each score over the pictures that have it; None where none has."""
+    names = [name + suffix for suffix in ("", "_content") for name in SCORE_NAMES]
+    return {name: _mean([getattr(score, name) for score in scores]) for name in names}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def to_uint8(sr: torch.Tensor) -> UInt8[np.ndarray, "h w"]:
+    """A [1, 1, h, w] picture in [0, 1] as 8-bit pixels."""
+    return (sr[0, 0] * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

@@ -1,0 +1,206 @@
+"""The folder of a run: what each trial leaves in it, and how it is gathered for the tables."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from safetensors.torch import save
+from torch import nn
+
+from raysr import storage
+from raysr.evaluate import ImageScore
+
+Status = Literal["finished", "dead", "diverged", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Validation after so much money."""
+
+    arch: str
+    seed: int
+    step: int
+    epochs: float
+    fraction: float
+    """Share of the budget that is spent, 0 before the first step."""
+    charged_usd: float
+    loss: float | None
+    """Mean training loss since the last point."""
+    perceptual: float | None
+    ms_ssim: float | None
+    ssim: float | None
+    psnr: float | None
+    lpips_alex: float | None
+    perceptual_content: float | None
+    ms_ssim_content: float | None
+    ssim_content: float | None
+    psnr_content: float | None
+    lpips_alex_content: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """How one trial ended; a line of `trials.jsonl`."""
+
+    arch: str
+    seed: int
+    status: Status
+    params: int
+    steps: int = 0
+    epochs: float = 0.0
+    budget_usd: float | None = None
+    """None for a budget in epochs."""
+    charged_usd: float = 0.0
+    billed_usd: float = 0.0
+    """Every measured second: charged ones, set-up, validation and checkpoints."""
+    usd_per_epoch: float | None = None
+    samples_per_s: float | None = None
+    """Training squares (or crops) for each charged second of one accelerator."""
+    stall_share: float | None = None
+    """Share of the charged seconds spent waiting for data."""
+    perceptual: float | None = None
+    perceptual_name: str
+    perceptual_start: float | None = None
+    """`perceptual` before the first step."""
+    ms_ssim: float | None = None
+    ssim: float | None = None
+    psnr: float | None = None
+    lpips_alex: float | None = None
+    perceptual_content: float | None = None
+    ms_ssim_content: float | None = None
+    ssim_content: float | None = None
+    psnr_content: float | None = None
+    lpips_alex_content: float | None = None
+    precision: str | None = None
+    device: str | None = None
+    checkpoint: str | None = None
+    """Weights below the run's folder."""
+    error: str | None = None
+
+
+class TrialFiles:
+    """What one trial writes: only its rank 0 does, and always whole files, so that any moment can be looked at."""
+
+    def __init__(self, run: str, arch: str, seed: int) -> None:
+        self.run = run
+        self.name = f"{arch}-{seed}"
+        self.folder = storage.join(run, "trials", self.name)
+
+    @property
+    def checkpoint(self) -> str:
+        """The weights' path below the run's folder."""
+        return f"checkpoints/{self.name}.safetensors"
+
+    def write_model(self, model: nn.Module, metadata: dict[str, str]) -> None:
+        """The weights as safetensors, with `metadata` in its header."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        storage.write_bytes(storage.join(self.run, self.checkpoint), save(tensors, metadata))
+
+    def write_curve(self, points: Sequence[CurvePoint]) -> None:
+        """Every validation so far."""
+        storage.write_text(storage.join(self.folder, "curve.json"), json.dumps([asdict(point) for point in points]))
+
+    def write_images(self, scores: Sequence[ImageScore]) -> None:
+        """The latest scores of each validation picture."""
+        storage.write_text(storage.join(self.folder, "images.json"), json.dumps([asdict(score) for score in scores]))
+
+    def write_picture(self, pixels: np.ndarray) -> None:
+        """The first validation picture through this network."""
+        write_png(storage.join(self.folder, "picture.png"), pixels)
+
+    def write_row(self, row: TrialRow) -> None:
+        """The trial's end."""
+        storage.write_text(storage.join(self.folder, "row.json"), json.dumps(asdict(row)))
+
+    def read_row(self) -> TrialRow | None:
+        """The trial's end, or None when it has not come to one."""
+        raw = self._read("row.json")
+        return None if raw is None else TrialRow(**raw)
+
+    def read_curve(self) -> list[CurvePoint]:
+        """Every validation so far."""
+        return [CurvePoint(**point) for point in self._read("curve.json") or []]
+
+    def read_images(self) -> list[dict[str, Any]]:
+        """The latest scores of each validation picture, with the trial's name."""
+        arch, seed = self.name.rsplit("-", 1)
+        return [{"arch": arch, "seed": int(seed), **score} for score in self._read("images.json") or []]
+
+    def _read(self, name: str) -> Any:
+        location = storage.join(self.folder, name)
+        return json.loads(storage.read_bytes(location)) if storage.exists(location) else None
+
+
+def write_png(location: str, pixels: np.ndarray) -> None:
+    """An 8-bit greyscale picture as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    storage.write_bytes(location, buffer.getvalue())
+
+
+def gather(run: str, trials: Sequence[TrialRow]) -> None:
+    """Write `trials.jsonl`, `curves.parquet` and `images.parquet` from the trials' own files."""
+    files = [TrialFiles(run, row.arch, row.seed) for row in trials]
+    lines = "".join(json.dumps(asdict(row)) + "\n" for row in trials)
+    storage.write_text(storage.join(run, "trials.jsonl"), lines)
+    curves = [asdict(point) for file in files for point in file.read_curve()]
+    _write_parquet(storage.join(run, "curves.parquet"), curves, [f.name for f in fields(CurvePoint)])
+    images = [score for file in files for score in file.read_images()]
+    _write_parquet(
+        storage.join(run, "images.parquet"), images, ["arch", "seed", *(f.name for f in fields(ImageScore))]
+    )
+
+
+def _write_parquet(location: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    buffer = io.BytesIO()
+    pd.DataFrame(rows, columns=pd.Index(columns)).to_parquet(buffer, index=False)
+    storage.write_bytes(location, buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it stands in its folder."""
+
+    folder: str
+    info: dict[str, Any]
+    trials: list[TrialRow]
+    curves: pd.DataFrame
+    images: pd.DataFrame
+
+    @staticmethod
+    def read(folder: str) -> "Run":
+        """Read the run in `folder`; raises FileNotFoundError when it is none."""
+        folder = storage.absolute(folder)
+        if not storage.exists(storage.join(folder, "run.json")):
+            raise FileNotFoundError(f"{folder} is no run: it holds no run.json")
+        lines = storage.read_bytes(storage.join(folder, "trials.jsonl")).decode().splitlines()
+        return Run(
+            folder=folder,
+            info=json.loads(storage.read_bytes(storage.join(folder, "run.json"))),
+            trials=[TrialRow(**json.loads(line)) for line in lines],
+            curves=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "curves.parquet")))),
+            images=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "images.parquet")))),
+        )
+
+
+def new_run_folder(parent: str, name: str, stamp: str) -> str:
+    """A new folder `parent`/`name`-`stamp`, numbered when it is taken: no run ever overwrites another."""
+    base = storage.join(storage.absolute(parent), f"{name}-{stamp}")
+    for attempt in range(1, 1000):
+        folder = base if attempt == 1 else f"{base}-{attempt}"
+        if "://" in folder:
+            if not storage.exists(folder):
+                return folder
+            continue
+        try:
+            Path(folder).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(f"{base} and 998 numbered folders beside it exist already")
