@@ -41,7 +41,7 @@ DEFAULT_PRICE = Price(
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What every trial may spend; exactly one of these."""
+    """What every trial may spend: one of these, or none for the default of whoever reads it."""
 
     usd: float | None = None
     """Dollars, metered."""
@@ -50,13 +50,16 @@ class Budget:
     epochs: dict[str, int] | None = None
     """Passes over the training set, by architecture, whatever they cost."""
 
-    def __post_init__(self) -> None:
+    def checked(self) -> "Budget":
+        """Itself; raises ValueError unless exactly one budget is given and it is above 0."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
             raise ValueError(f"give exactly one of --budget.usd, --budget.gpu-seconds, --budget.epochs; got {given}")
         (name, value), *_ = given.items()
-        if not value or (isinstance(value, float | int) and value <= 0):
+        values = value.values() if isinstance(value, dict) else [value]
+        if not values or min(values) <= 0:
             raise ValueError(f"--budget.{name} must be above 0, got {value}")
+        return self
 
     def limit_usd(self, price: Price) -> float | None:
         """The budget in dollars; None for epochs."""
@@ -71,6 +74,13 @@ class Budget:
         if arch not in self.epochs:
             raise ValueError(f"--budget.epochs names no number for {arch!r}; it has {', '.join(self.epochs)}")
         return self.epochs[arch] * steps_per_epoch
+
+
+def price_per_hour(usd_per_hour: float, today: str) -> Price:
+    """The catalogue price when it is that one, else a price given by the user on the day `today` (ISO 8601)."""
+    if usd_per_hour == DEFAULT_PRICE.usd_per_hour:
+        return DEFAULT_PRICE
+    return Price(usd_per_hour=usd_per_hour, source="given with --price", date=today)
 
 
 class CostMeter:

@@ -45,8 +45,11 @@ class Geometry:
     tiles: every whole square of the full-size photograph. None: tiles for `bundled`, pad for everything else."""
 
     def __post_init__(self) -> None:
-        if self.hr_px < 1 or self.hr_px % self.scale:
-            raise ValueError(f"hr_px must be a positive multiple of scale, got hr_px={self.hr_px}, scale={self.scale}")
+        if self.scale not in (2, 3, 4) or self.hr_px < 1 or self.hr_px % self.scale:
+            raise ValueError(
+                "hr_px must be a positive multiple of scale, and scale 2, 3 or 4; "
+                f"got hr_px={self.hr_px}, scale={self.scale}"
+            )
 
 
 class Pair(NamedTuple):
@@ -91,7 +94,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode in ("L", "RGB"):
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         samples = np.asarray(image).astype(np.int64)
@@ -102,7 +105,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         raise PictureError("floating-point samples, expected 8 or 16 bits")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+        flat = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+        # Grey stays grey: Pillow's Y of a grey colour can be one less than that grey.
+        return flat.getchannel("R") if image.mode in ("L", "LA", "La") else flat.convert("RGB")
     return image.convert("RGB")
 
 

@@ -90,11 +90,14 @@ class Manifest:
         """The manifest of the set in folder `location`; raises ManifestError when there is none or it is damaged."""
         file = storage.join(location, MANIFEST)
         try:
-            raw: dict[str, Any] = json.loads(storage.read_bytes(file))
+            loaded: Any = json.loads(storage.read_bytes(file))
         except FileNotFoundError as error:
             raise ManifestError(f"{location} holds no prepared set ({MANIFEST} is missing): run jobs/prepare.py") from error
         except ValueError as error:
             raise ManifestError(f"{file} is damaged ({error}): prepare the set again") from error
+        if not isinstance(loaded, dict):
+            raise ManifestError(f"{file} is damaged (it holds {loaded!r:.40}, not an object): prepare the set again")
+        raw: dict[str, Any] = loaded
         if raw.get("schema_version") != SCHEMA_VERSION:
             raise ManifestError(
                 f"{file} has schema version {raw.get('schema_version')!r}, this raysr reads {SCHEMA_VERSION}: prepare again"
@@ -258,8 +261,8 @@ class TrainingBatches:
         Raises ValueError when the set is smaller than a batch, or a size does not fit.
         """
         scale, hr_px = pairs.geometry.scale, pairs.geometry.hr_px
-        if batch_size % world_size:
-            raise ValueError(f"batch size {batch_size} does not divide by {world_size} workers; change one of them")
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(f"batch size {batch_size} must be a positive multiple of the {world_size} workers")
         if patch_px is not None and (patch_px % scale or not scale <= patch_px <= hr_px):
             raise ValueError(f"--patch-px {patch_px} must be a multiple of the scale {scale} and at most {hr_px}")
         self.pairs = pairs
@@ -273,8 +276,7 @@ class TrainingBatches:
             raise ValueError(f"{pairs.location} has {len(pairs)} training pairs, fewer than a batch of {batch_size}")
         self._order: tuple[int, list[tuple[int, int]]] = (-1, [])
         self._groups: OrderedDict[int, list[PairRow]] = OrderedDict()
-        smallest = min(rows for _, _, rows in pairs.groups)
-        self._max_groups = 2 + -(-WINDOW_ROWS // smallest)
+        self._max_rows = WINDOW_ROWS + 2 * max(rows for _, _, rows in pairs.groups)
 
     def batch(self, step: int) -> Batch:
         """This rank's share of the batch of `step`, counted from 0."""
@@ -292,7 +294,7 @@ class TrainingBatches:
     def _group(self, index: int) -> list[PairRow]:
         if index not in self._groups:
             self._groups[index] = self.pairs.read_group(index)
-            if len(self._groups) > self._max_groups:
+            while sum(map(len, self._groups.values())) > self._max_rows:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(index)
         return self._groups[index]

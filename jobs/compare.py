@@ -1,0 +1,32 @@
+"""Which architecture gives the best picture for the same money? `python jobs/compare.py --help` tells how to ask."""
+
+import sys
+
+from rich.console import Console
+
+from raysr.cli import fail, parse_preset
+from raysr.compare import compare
+from raysr.presets import PRESETS
+from raysr.report import print_table, write_report
+
+
+def main() -> None:
+    config = parse_preset(PRESETS, "demo", sys.argv[1:])
+    console = Console()
+    try:
+        outcome = compare(config, console)
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(str(error))
+    report = write_report(outcome.run)
+    print_table(outcome.run, console)
+    console.print(f"\nreport: {report}", soft_wrap=True, highlight=False)
+    if len(sys.argv) == 1:
+        console.print("This was the demo. For the real thing: python jobs/compare.py paper --data DIR (see README.md).")
+    if outcome.interrupted:
+        fail("stopped before the end; what was reached is in the report", code=130)
+    if outcome.error is not None:
+        fail(f"a trial failed, the others' results are in the report. The first error:\n{outcome.error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Command lines made from dataclasses by tyro, with a hint for a wrong word."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import NoReturn, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def parse_preset(presets: Mapping[str, tuple[str, T]], default: str, args: Sequence[str]) -> T:
+    """The preset that `args` begins with (`default` when it begins with none), overridden by the flags after it.
+
+    Ends the program with code 2 and a hint for an unknown preset or a value that cannot be.
+    """
+    words = list(args)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, default)
+    if words[0] not in presets and not words[0].startswith("-"):
+        closest = get_close_matches(words[0], presets, n=1, cutoff=0.3)
+        hint = f"; did you mean {closest[0]!r}?" if closest else ";"
+        fail(f"unknown preset {words[0]!r}{hint} known: {', '.join(presets)}", code=2)
+    try:
+        return tyro.extras.overridable_config_cli(presets, args=words)
+    except ValueError as error:
+        fail(str(error), code=2)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Print `message` to standard error and end the program."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,89 @@
+"""What a comparison is made of, and the three that have a name."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from raysr.cost import DEFAULT_PRICE, Budget
+from raysr.images import Geometry
+from raysr.models import MODELS, find_architecture
+from raysr.train import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Train every architecture for the same money, and say which gives the best picture."""
+
+    preset: Annotated[str, tyro.conf.Suppress]
+    archs: tuple[str, ...] = tuple(MODELS)
+    """Names of architectures; `bicubic` is the yardstick and costs nothing."""
+    seeds: int = 1
+    """How often each is trained, from seed 0 on."""
+    data: str | None = None
+    """Folder of a set made by jobs/prepare.py; the demo makes its own."""
+    out: str = "runs"
+    """Parent folder of the run's new folder. On a cluster: absolute, on storage that all nodes share."""
+    budget: Budget = field(default_factory=Budget)
+    """What each trial may spend; one of these replaces the preset's."""
+    price: float = DEFAULT_PRICE.usd_per_hour
+    """Dollars for an hour of one accelerator. The default is the catalogue price of a rented RTX A5000."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: GPUs where the cluster has them."""
+    workers_per_trial: int = 1
+    """Accelerators that train one network together; all of them are paid."""
+    max_concurrent: int | None = None
+    """Trials at a time; None: one per GPU, or one on CPUs, where trials side by side would slow each other down."""
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        for arch in self.archs:
+            find_architecture(arch)
+        if not self.archs or len(set(self.archs)) != len(self.archs):
+            raise ValueError(f"--archs takes each architecture once, got {' '.join(self.archs) or 'none'}")
+        if min(self.seeds, self.workers_per_trial, self.max_concurrent or 1) < 1:
+            raise ValueError("--seeds, --workers-per-trial and --max-concurrent must be at least 1")
+
+
+DEMO_GEOMETRY = Geometry(hr_px=192, scale=2, fit="tiles")
+
+_PAPER_ARCHS = ("bicubic", "srcnn", "espcn", "inverted_unet3")
+
+PRESETS: dict[str, tuple[str, CompareConfig]] = {
+    "demo": (
+        "Five networks on bundled photographs, 25 accelerator-seconds each; no network, about 4 minutes on 2 cores",
+        CompareConfig(
+            preset="demo",
+            train=TrainConfig(
+                # One step of the dearest network must stay within 1 % of the budget: 0.22 s on 2 cores in bfloat16.
+                learning_rate=1e-3,
+                batch_size=4,
+                patch_px=32,
+                perceptual="vgg-random",
+                precision="auto",
+                eval_precision="auto",
+                evaluate_at=(0.1, 0.5),
+            ),
+        ),
+    ),
+    "paper": (
+        "The paper's networks and its four-upsample one on DF2K in --data, equal dollars ($5.20 each)",
+        CompareConfig(preset="paper", archs=(*_PAPER_ARCHS, "inverted_unet4")),
+    ),
+    "paper-epochs": (
+        "The paper's own numbers of epochs (Table 1) on DF2K in --data, whatever they cost",
+        CompareConfig(preset="paper-epochs", archs=_PAPER_ARCHS),
+    ),
+}
+
+BUDGETS: dict[str, Budget] = {
+    "demo": Budget(gpu_seconds=25),
+    "paper": Budget(usd=5.20),
+    "paper-epochs": Budget(epochs={name: row.paper_epochs for name, row in MODELS.items() if row.paper_epochs}),
+}
+"""Each preset's budget, unless one is given."""
+
+
+def chosen_budget(config: CompareConfig) -> Budget:
+    """The budget that was given, else the preset's. Raises ValueError for two at once, or one that is not above 0."""
+    return config.budget.checked() if config.budget != Budget() else BUDGETS[config.preset]

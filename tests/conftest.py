@@ -1,0 +1,82 @@
+"""Shared fixtures. Signatures with shapes are checked while the tests run."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+from PIL import Image
+
+CHECKED = ["raysr.images", "raysr.pairs", "raysr.models", "raysr.losses", "raysr.metrics"]
+
+with install_import_hook(CHECKED, "beartype.beartype"):  # before anything else imports them
+    import raysr.losses
+    import raysr.metrics
+    import raysr.models  # noqa: F401
+    from raysr import storage
+    from raysr.images import Geometry
+    from raysr.pairs import MANIFEST
+    from raysr.sources import find_photographs
+
+
+def prepare_here(source: str, out: Path, geometry: Geometry) -> str:
+    """What `prepare` writes, in this process and without Ray; test_prepare holds the two equal."""
+    from raysr import prepare as preparing  # here, so that tests without Ray do not wait for its import
+
+    tasks = preparing._plan(find_photographs(source, val_share=0.25, seed=0))
+    results = [preparing.write_shard(storage.join(str(out), name), photos, geometry) for name, photos in tasks]
+    storage.write_text(storage.join(str(out), MANIFEST), preparing._manifest(source, geometry, results).to_json())
+    return str(out)
+
+
+def synthetic(seed: int, width: int, height: int, channels: int = 3) -> np.ndarray:
+    """A picture with smooth slopes, a sharp edge and a little noise; none of its samples is 0."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [
+        130 + 60 * np.sin(x * rng.uniform(0.05, 0.3)) + 30 * np.cos(y * rng.uniform(0.05, 0.3)) + 25 * (x > y)
+        for _ in range(channels)
+    ]
+    picture = np.clip(np.stack(planes, axis=-1) + rng.normal(0, 3, (height, width, channels)), 1, 255)
+    return picture.astype(np.uint8).squeeze()
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray of two CPUs for the whole run, whatever cluster the environment names."""
+    import ray
+
+    from raysr.cluster import start_ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        start_ray(num_cpus=2)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def bundled_set(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The photographs of the scikit-image wheel in tiles of 96 pixels, x2. To be read only."""
+    return prepare_here("bundled", tmp_path_factory.mktemp("bundled"), Geometry(hr_px=96, fit="tiles"))
+
+
+@pytest.fixture
+def small_set(tmp_path: Path, picture_folder: Callable[..., Path]) -> str:
+    """Six training and two validation pictures of 32 pixels, x2, in one shard a split. May be damaged."""
+    return prepare_here(str(picture_folder(8)), tmp_path / "set", Geometry(hr_px=32, fit="pad"))
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of `count` PNG photographs of 40 x 30 pixels."""
+
+    def make(count: int) -> Path:
+        folder = tmp_path / "photographs"
+        folder.mkdir()
+        for index in range(count):
+            Image.fromarray(synthetic(index, 40, 30)).save(folder / f"{index:02d}.png")
+        return folder
+
+    return make

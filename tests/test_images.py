@@ -1,0 +1,335 @@
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import synthetic
+from PIL import Image
+
+from raysr.images import Box, Geometry, PictureError, decode, degrade, fit_into_square, luminance, make_pairs
+
+SET14 = Path(__file__).parents[2] / "shared" / "data" / "set14"
+
+UPRIGHT_TO_STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, 1),  # to be shown turned clockwise, so it is stored turned the other way
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG of which Pillow cannot write the like."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def grey_png(picture: np.ndarray) -> bytes:
+    return encoded(Image.fromarray(picture))
+
+
+PHOTO = Image.fromarray(synthetic(0, 48, 32))
+LARGE = Image.fromarray(synthetic(1, 300, 200))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("file_format", "tolerance"), [("PNG", 0), ("WEBP", 0), ("JPEG", 3)])
+def test_every_exif_orientation_gives_the_upright_picture(file_format: str, tolerance: int, orientation: int) -> None:
+    blocks = np.random.default_rng(1).integers(0, 256, (4, 6), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    stored = Image.fromarray(np.ascontiguousarray(UPRIGHT_TO_STORED[orientation](blocks))).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}, "PNG": {}}[file_format]
+    picture = np.asarray(decode(encoded(stored, file_format, exif=exif, **options)))
+    assert picture.shape == (32, 48, 3)
+    assert abs(picture.astype(int) - blocks[..., None]).max() <= tolerance
+
+
+def test_luminance_is_pillows_full_range_y() -> None:
+    colours = Image.new("RGB", (5, 1))
+    colours.putdata([(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)])
+    assert np.asarray(luminance(colours)).tolist() == [[255, 0, 76, 149, 29]]
+    assert np.array_equal(luminance(PHOTO), np.asarray(PHOTO.convert("YCbCr"))[..., 0])
+
+
+def test_a_grey_picture_is_its_own_luminance() -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(luminance(decode(grey_png(grey))), grey)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_to_eight(file_format: str) -> None:
+    deep = (257 * np.arange(256)).astype(np.uint16).reshape(16, 16)
+    assert deep.max() == 65535
+    picture = decode(encoded(Image.fromarray(deep), file_format))
+    assert picture.mode == "L"
+    assert np.array_equal(picture, np.arange(256).reshape(16, 16))
+
+
+def test_sixteen_bits_are_rounded_to_the_nearest_of_eight() -> None:
+    deep = np.array([[128, 129, 257 + 128, 257 + 129, 65535 - 128, 65535 - 129]], np.uint16)
+    assert np.asarray(decode(encoded(Image.fromarray(deep)))).tolist() == [[0, 1, 1, 2, 255, 254]]
+
+
+def test_sixteen_bit_colour_is_scaled_to_eight() -> None:
+    samples = [0, 65535, 257 * 7, 257 * 128, 257 * 254, 257]
+    picture = decode(png(2, 1, 16, 2, b"\0" + struct.pack(">6H", *samples)))
+    assert np.asarray(picture).tolist() == [[[0, 255, 7], [128, 254, 1]]]
+
+
+@pytest.mark.parametrize("samples", [np.array([[-1, 5]], np.int32), np.array([[0, 65536]], np.int32)])
+def test_samples_beyond_sixteen_bits_are_refused(samples: np.ndarray) -> None:
+    low, high = samples.min(), samples.max()
+    with pytest.raises(PictureError, match=rf"^samples from {low} to {high}, expected 8 or 16 bits$"):
+        decode(encoded(Image.fromarray(samples), "TIFF"))
+
+
+def test_floating_point_samples_are_refused() -> None:
+    with pytest.raises(PictureError, match="floating-point samples, expected 8 or 16 bits"):
+        decode(encoded(Image.new("F", (4, 4), 0.5), "TIFF"))
+
+
+def test_a_cmyk_jpeg_becomes_rgb() -> None:
+    inks = Image.new("CMYK", (64, 16))
+    for index, ink in enumerate([(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255)]):
+        inks.paste(ink, (index * 16, 0, index * 16 + 16, 16))
+    picture = decode(encoded(inks, "JPEG", quality=100))
+    assert picture.mode == "RGB"
+    expected = [[255, 255, 255], [0, 255, 255], [255, 0, 0], [0, 0, 0]]
+    assert abs(np.asarray(picture)[8, 8::16].astype(int) - expected).max() <= 3
+
+
+def test_a_palette_png_becomes_its_rgb_form() -> None:
+    palette = PHOTO.quantize(16)
+    assert np.array_equal(decode(encoded(palette)), palette.convert("RGB"))
+
+
+def test_one_bit_black_and_white_becomes_0_and_255() -> None:
+    bits = np.array([[True, False, True]])
+    assert np.asarray(luminance(decode(encoded(Image.fromarray(bits))))).tolist() == [[255, 0, 255]]
+
+
+def test_transparent_palette_entries_become_black() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 100, 50, 10, 20, 30])
+    image.putdata([0, 1])
+    assert np.asarray(decode(encoded(image, transparency=0))).tolist() == [[[0, 0, 0], [10, 20, 30]]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "samples", "key", "expected"),
+    [
+        ("RGB", [(200, 100, 50), (10, 20, 30)], (200, 100, 50), [[0, 0, 0], [10, 20, 30]]),
+        ("L", [200, 10], 200, [0, 10]),
+    ],
+)
+def test_a_transparent_colour_becomes_black(mode: str, samples: list, key: object, expected: list) -> None:
+    image = Image.new(mode, (2, 1))
+    image.putdata(samples)
+    assert np.asarray(decode(encoded(image, transparency=key))).tolist() == [expected]
+
+
+def test_alpha_is_laid_on_black() -> None:
+    image = Image.new("RGBA", (3, 1))
+    image.putdata([(200, 100, 50, 255), (200, 100, 50, 128), (200, 100, 50, 0)])
+    picture = np.asarray(decode(encoded(image)))[0]
+    assert picture[[0, 2]].tolist() == [[200, 100, 50], [0, 0, 0]]
+    assert abs(picture[1] - np.array([200, 100, 50]) * 128 / 255).max() <= 1
+
+
+@pytest.mark.parametrize(("mode", "options"), [("LA", {}), ("L", {"transparency": 0})])
+def test_grey_with_transparency_keeps_its_grey(mode: str, options: dict) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = decode(encoded(Image.fromarray(grey).convert(mode), **options))
+    assert picture.mode == "L"
+    assert np.array_equal(picture, grey)
+
+
+def test_hidden_grey_becomes_black() -> None:
+    image = Image.new("LA", (3, 1))
+    image.putdata([(200, 255), (200, 128), (200, 0)])
+    assert np.asarray(decode(encoded(image))).tolist() == [[200, 100, 0]]
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_animations_and_many_pages_are_refused(file_format: str) -> None:
+    frames = [Image.fromarray(synthetic(seed, 16, 16)) for seed in (1, 2, 3)]
+    data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:])
+    with pytest.raises(PictureError, match=r"^animated or multi-page \(3 frames\)$"):
+        decode(data)
+
+
+def test_a_still_gif_is_taken() -> None:
+    still = PHOTO.quantize(32)
+    assert np.array_equal(decode(encoded(still, "GIF")), still.convert("RGB"))
+
+
+def test_the_first_view_of_an_mpo_is_taken() -> None:
+    data = encoded(PHOTO, "MPO", save_all=True, append_images=[Image.new("RGB", PHOTO.size)])
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert np.array_equal(decode(data), decode(encoded(PHOTO, "JPEG")))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "^the file is empty$"),
+        (b"this is no picture at all\n" * 40, r"^not a picture in any of JPEG, PNG, WEBP, TIFF, BMP, PPM, GIF$"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "^not a picture in any of "),
+        (encoded(LARGE, "JPEG")[:-400], "^damaged: image file is truncated"),
+        (encoded(LARGE, "PNG")[:-400], "^damaged: image file is truncated"),
+        (png(60_000, 60_000, 8, 2, b""), "^more than 89,478,485 pixels"),
+        (png(10_000, 9_000, 8, 2, b""), "^more than 89,478,485 pixels"),
+    ],
+    ids=["empty", "text", "postscript", "cut-jpeg", "cut-png", "bomb", "small-bomb"],
+)
+def test_what_is_no_whole_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(PictureError, match=reason):
+        decode(data)
+
+
+def test_the_limit_of_pixels_holds_where_pillows_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(PictureError, match=r"^more than 89,478,485 pixels \(10000 x 9000\)$"):
+        decode(png(10_000, 9_000, 8, 2, b""))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_hundred_damaged_files_give_a_picture_or_a_reason(file_format: str) -> None:
+    rng = np.random.default_rng(7)
+    whole = np.frombuffer(encoded(PHOTO, file_format), np.uint8)
+    reasons: list[str] = []
+    for _ in range(100):
+        data = whole.copy()
+        where = rng.integers(0, len(data) if rng.integers(2) else 120, rng.integers(1, 20))
+        data[where] = rng.integers(0, 256, len(where))
+        cut = len(data) if rng.integers(2) else rng.integers(1, len(data))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as for a user: Pillow warns of odd metadata and goes on
+            try:
+                (pair,) = make_pairs(data[:cut].tobytes(), Geometry(hr_px=32, fit="pad"))
+                assert pair.hr.shape == (32, 32)
+            except PictureError as error:
+                reasons.append(str(error))
+    assert len(reasons) >= 20
+    assert all(reasons)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((200, 100), Box(0, 16, 64, 48)),  # landscape
+        ((100, 200), Box(16, 0, 48, 64)),  # portrait
+        ((97, 33), Box(0, 21, 64, 43)),
+        ((1000, 3), Box(0, 31, 64, 32)),  # a thread of less than a pixel keeps one
+        ((64, 64), Box(0, 0, 64, 64)),
+        ((300, 300), Box(0, 0, 64, 64)),
+    ],
+)
+def test_a_photograph_is_shrunk_to_fit_and_padded_evenly(size: tuple[int, int], box: Box) -> None:
+    y = Image.fromarray(synthetic(3, *size, channels=1))
+    square, found = fit_into_square(y, 64)
+    assert found == box
+    assert square.size == (64, 64)
+    expected = np.zeros((64, 64), np.uint8)
+    shrunk = y.resize((box.right - box.left, box.bottom - box.top), Image.Resampling.BICUBIC)
+    expected[box.top : box.bottom, box.left : box.right] = shrunk
+    assert np.array_equal(square, expected)
+
+
+def test_a_smaller_photograph_is_padded_never_enlarged() -> None:
+    picture = synthetic(4, 31, 20, channels=1)
+    square, box = fit_into_square(Image.fromarray(picture), 64)
+    assert box == Box(16, 22, 47, 42)
+    assert np.array_equal(np.asarray(square)[22:42, 16:47], picture)
+    assert np.count_nonzero(square) == 31 * 20
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("fit", ["pad", "crop", "tiles"])
+def test_the_input_is_pillows_bicubic_of_the_target(fit: str, scale: int) -> None:
+    for pair in make_pairs(encoded(PHOTO), Geometry(hr_px=24, scale=scale, fit=fit)):
+        assert pair.hr.shape == (24, 24)
+        assert pair.lr.dtype == np.uint8
+        expected = Image.fromarray(pair.hr).resize((24 // scale, 24 // scale), Image.Resampling.BICUBIC)
+        assert np.array_equal(pair.lr, expected)
+
+
+def test_degrading_a_flat_picture_keeps_its_value() -> None:
+    assert np.asarray(degrade(Image.new("L", (12, 12), 77), 3)).tolist() == [[77] * 4] * 4
+
+
+def test_tiles_are_the_whole_squares_of_the_full_size_photograph() -> None:
+    picture = synthetic(5, 55, 37, channels=1)  # 3 x 2 squares of 16 with margins of 3 and 2 before them
+    pairs = make_pairs(grey_png(picture), Geometry(hr_px=16, fit="tiles"))
+    corners = [(top, left) for top in (2, 18) for left in (3, 19, 35)]
+    assert len(pairs) == 6
+    for (top, left), pair in zip(corners, pairs, strict=True):
+        assert np.array_equal(pair.hr, picture[top : top + 16, left : left + 16])
+        assert pair.content_box == Box(0, 0, 16, 16)
+
+
+def test_a_photograph_without_a_whole_tile_is_refused() -> None:
+    with pytest.raises(PictureError, match=r"^48 x 32 pixels hold no whole square of 64$"):
+        make_pairs(encoded(PHOTO), Geometry(hr_px=64, fit="tiles"))
+
+
+@pytest.mark.parametrize(("size", "left", "top"), [((41, 24), 8, 0), ((24, 41), 0, 8)])
+def test_crop_takes_the_largest_centred_square(size: tuple[int, int], left: int, top: int) -> None:
+    picture = synthetic(6, *size, channels=1)
+    (pair,) = make_pairs(grey_png(picture), Geometry(hr_px=12, fit="crop"))
+    square = Image.fromarray(picture[top : top + 24, left : left + 24])
+    assert np.array_equal(pair.hr, square.resize((12, 12), Image.Resampling.BICUBIC))
+    assert pair.content_box == Box(0, 0, 12, 12)
+
+
+@pytest.mark.parametrize(("hr_px", "scale"), [(0, 2), (-4, 2), (7, 2), (8, 3)])
+def test_a_geometry_that_cannot_be_is_refused_by_its_values(hr_px: int, scale: int) -> None:
+    with pytest.raises(ValueError, match=rf"hr_px={hr_px}, scale={scale}"):
+        Geometry(hr_px=hr_px, scale=scale)
+
+
+@pytest.mark.parametrize("scale", [0, -2, 1, 5])
+def test_a_scale_other_than_2_3_or_4_is_refused_by_its_value(scale: int) -> None:
+    geometry = Geometry(hr_px=20)
+    object.__setattr__(geometry, "scale", scale)  # Geometry(scale=...) would stop at the type checks of the tests
+    with pytest.raises(ValueError, match=rf"scale 2, 3 or 4; got hr_px=20, scale={scale}$"):
+        geometry.__post_init__()
+
+
+def test_an_undecided_fit_is_refused_where_pairs_are_made() -> None:
+    with pytest.raises(ValueError, match="must be pad, crop or tiles here, got None"):
+        make_pairs(encoded(PHOTO), Geometry(hr_px=16))
+
+
+@pytest.mark.skipif(not SET14.is_dir(), reason="uses the photographs of ../shared/data, which is missing here")
+def test_colour_and_grey_photographs_of_set14_are_padded_where_their_box_says() -> None:
+    modes = set()
+    for path in sorted(SET14.iterdir()):
+        image = Image.open(io.BytesIO(path.read_bytes()))
+        modes.add(image.mode)
+        (pair,) = make_pairs(path.read_bytes(), Geometry(hr_px=128, fit="pad"))
+        box = pair.content_box
+        shrunk = luminance(image).resize((box.right - box.left, box.bottom - box.top), Image.Resampling.BICUBIC)
+        assert np.array_equal(pair.hr[box.top : box.bottom, box.left : box.right], shrunk)
+        assert (box.left + box.right, box.top + box.bottom) in {(128, 128), (127, 128), (128, 127)}
+        ratio = max(image.size) / min(image.size)
+        assert 128 / min(shrunk.size) == pytest.approx(ratio, rel=0.01)
+    assert {"L", "RGB"} <= modes

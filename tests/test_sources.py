@@ -1,0 +1,121 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from raysr.sources import BUNDLED, SUFFIXES, Photograph, find_photographs
+
+
+def by_split(photographs: list[Photograph]) -> dict[str, set[str]]:
+    return {split: {p.image_id for p in photographs if p.split == split} for split in ("train", "val")}
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("val", ["val", "valid"])
+def test_a_folder_with_train_and_val_is_split_by_them(tmp_path: Path, val: str) -> None:
+    touch(tmp_path, "train/a.png", "train/deep/b.JPG", f"{val}/a.png", "test/c.png", "d.png")
+    found = find_photographs(str(tmp_path), val_share=0.9, seed=3)
+    assert by_split(found) == {"train": {"train/a.png", "train/deep/b.JPG"}, "val": {f"{val}/a.png"}}
+    assert {Path(p.path) for p in found} == {tmp_path / p.image_id for p in found}
+
+
+def test_a_folder_with_train_alone_is_split_by_seed(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.png", "train/b.png", "c.png")
+    found = find_photographs(str(tmp_path), val_share=0.34, seed=0)
+    assert {p.image_id for p in found} == {"train/a.png", "train/b.png", "c.png"}
+    assert len(by_split(found)["val"]) == 1
+
+
+def test_pictures_are_known_by_suffix_in_either_case_in_sorted_order(tmp_path: Path) -> None:
+    pictures = {f"{index}{suffix}" for index, suffix in enumerate(SUFFIXES)} | {"SHOUT.PNG"}
+    touch(tmp_path, *pictures, "notes.txt", "Thumbs.db", "noext", "folder.png/inside.jpg")
+    found = [p.image_id for p in find_photographs(str(tmp_path), val_share=0.5, seed=0)]
+    assert set(found) == pictures | {"folder.png/inside.jpg"}
+    assert found == sorted(found)
+
+
+def test_the_seeded_split_is_reproducible_disjoint_and_of_the_asked_size(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{index:02d}.png" for index in range(40)))
+    first, again, other = (find_photographs(str(tmp_path), val_share=0.25, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    splits = by_split(first)
+    assert len(splits["val"]) == 10
+    assert len(splits["train"]) == 30
+    assert not splits["train"] & splits["val"]
+    assert by_split(other)["val"] != splits["val"]
+
+
+@pytest.mark.parametrize(("count", "share", "n_val"), [(2, 0.01, 1), (2, 0.99, 1), (10, 0.01, 1), (10, 0.99, 9)])
+def test_each_split_gets_at_least_one_photograph(tmp_path: Path, count: int, share: float, n_val: int) -> None:
+    touch(tmp_path, *(f"{index}.png" for index in range(count)))
+    splits = by_split(find_photographs(str(tmp_path), val_share=share, seed=0))
+    assert (len(splits["train"]), len(splits["val"])) == (count - n_val, n_val)
+
+
+def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
+    splits = []
+    for name in ("here", "there"):
+        touch(tmp_path / name, *(f"{index}.png" for index in range(12)))
+        splits.append(by_split(find_photographs(str(tmp_path / name), val_share=0.3, seed=5)))
+    assert splits[0] == splits[1]
+
+
+def test_a_relative_folder_gives_absolute_paths(picture_folder: Callable[..., Path], monkeypatch) -> None:
+    folder = picture_folder(2)
+    monkeypatch.chdir(folder.parent)
+    found = find_photographs(folder.name, val_share=0.5, seed=0)
+    assert {p.path for p in found} == {str(folder / "00.png"), str(folder / "01.png")}
+
+
+def test_every_bundled_photograph_is_in_the_wheel_and_opens() -> None:
+    found = find_photographs("bundled", val_share=0.1, seed=0)
+    assert {p.image_id for p in found} == set(BUNDLED)
+    for photo in found:
+        with Image.open(photo.path) as image:
+            assert min(image.size) >= 300
+    assert by_split(found)["val"] == {"camera.png", "chelsea.png", "coins.png"}
+
+
+def test_the_bundled_stereo_pair_is_one_photograph_on_one_side() -> None:
+    pair = [p for p in find_photographs("bundled", val_share=0.1, seed=0) if p.image_id.startswith("motorcycle")]
+    assert len(pair) == 2
+    assert len({(p.photograph, p.split) for p in pair}) == 1
+
+
+def test_no_bundled_photograph_is_in_both_splits() -> None:
+    found = find_photographs("bundled", val_share=0.1, seed=0)
+    sides = [{p.photograph for p in found if p.split == split} for split in ("train", "val")]
+    assert not sides[0] & sides[1]
+
+
+def test_a_missing_folder_is_named_and_bundled_is_offered(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"/nowhere: no such folder; give a folder of pictures, or 'bundled'"):
+        find_photographs(str(tmp_path / "nowhere"), val_share=0.1, seed=0)
+
+
+@pytest.mark.parametrize(("names", "count"), [([], 0), (["notes.txt"], 0), (["a.png"], 1)])
+def test_a_folder_with_fewer_than_two_pictures_is_refused(tmp_path: Path, names: list[str], count: int) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(ValueError, match=rf"holds {count} pictures; at least 2 are needed"):
+        find_photographs(str(tmp_path), val_share=0.1, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_a_share_outside_0_to_1_is_refused_by_its_value(tmp_path: Path, share: float) -> None:
+    touch(tmp_path, "a.png", "b.png")
+    with pytest.raises(ValueError, match=rf"--val-share must lie between 0 and 1, got {share}"):
+        find_photographs(str(tmp_path), val_share=share, seed=0)
+
+
+@pytest.mark.parametrize(("full", "empty"), [("train", "val"), ("val", "train")])
+def test_an_empty_split_folder_is_refused_by_its_name(tmp_path: Path, full: str, empty: str) -> None:
+    touch(tmp_path, f"{full}/a.png", f"{empty}/notes.txt")
+    with pytest.raises(ValueError, match=rf"no pictures for the {empty} split \(looked for .*\.jpg"):
+        find_photographs(str(tmp_path), val_share=0.1, seed=0)
