@@ -2,9 +2,7 @@
 
 import sys
 
-from rich.console import Console
-
-from raysr.cli import fail, parse_preset
+from raysr.cli import fail, make_console, parse_preset
 from raysr.compare import compare
 from raysr.presets import PRESETS
 from raysr.report import print_table, write_report
@@ -12,7 +10,7 @@ from raysr.report import print_table, write_report
 
 def main() -> None:
     config = parse_preset(PRESETS, "demo", sys.argv[1:])
-    console = Console()
+    console = make_console()
     try:
         outcome = compare(config, console)
     except (ValueError, OSError, RuntimeError) as error:

@@ -3,9 +3,8 @@
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
-from raysr.cli import fail
+from raysr.cli import fail, make_console
 from raysr.report import print_table, write_report
 from raysr.runs import Run
 
@@ -16,7 +15,7 @@ def main(run: Annotated[str, tyro.conf.Positional]) -> None:
         found = Run.read(run)
     except OSError as error:
         fail(str(error))
-    console = Console()
+    console = make_console()
     print_table(found, console)
     console.print(f"report: {write_report(found)}", soft_wrap=True, highlight=False)
 

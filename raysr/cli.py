@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import NoReturn, TypeVar
 
 import tyro
+from rich.console import Console
 
 T = TypeVar("T")
 
@@ -26,6 +27,11 @@ def parse_preset(presets: Mapping[str, tuple[str, T]], default: str, args: Seque
         return tyro.extras.overridable_config_cli(presets, args=words)
     except ValueError as error:
         fail(str(error), code=2)
+
+
+def make_console() -> Console:
+    """Standard output; wide enough for the table where it is no terminal, as in a job's log."""
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

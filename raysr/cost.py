@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Segment = Literal["setup", "train", "stall", "eval", "checkpoint"]
 
@@ -76,11 +76,20 @@ class Budget:
         return self.epochs[arch] * steps_per_epoch
 
 
+PAPER_BUDGET = Budget(usd=5.20)
+"""What the paper paid for its Inverted U-Net; it paid $5.60 for each of the other two."""
+
+
 def price_per_hour(usd_per_hour: float, today: str) -> Price:
     """The catalogue price when it is that one, else a price given by the user on the day `today` (ISO 8601)."""
     if usd_per_hour == DEFAULT_PRICE.usd_per_hour:
         return DEFAULT_PRICE
     return Price(usd_per_hour=usd_per_hour, source="given with --price", date=today)
+
+
+def format_usd(usd: float) -> str:
+    """Dollars for people: cents where there are dollars, three digits that count below."""
+    return f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:#.3g}"
 
 
 class CostMeter:
@@ -166,11 +175,13 @@ class CostMeter:
             return None
         return self.price.usd(self.accelerators * median(self._step_seconds))
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """The ledger, to be kept in a checkpoint."""
-        return dict(self.seconds)
+        return {"seconds": dict(self.seconds), "step_seconds": list(self._step_seconds)}
 
-    def load_state(self, seconds: dict[str, float]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's ledger."""
         for name in self.seconds:
-            self.seconds[name] = seconds[name]
+            self.seconds[name] = state["seconds"][name]
+        self._step_seconds.clear()
+        self._step_seconds.extend(state["step_seconds"])

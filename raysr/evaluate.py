@@ -40,6 +40,8 @@ class ImageScore:
 SCORE_NAMES = ("perceptual", "ms_ssim", "ssim", "psnr", "lpips_alex")
 """The metrics of an ImageScore; each has a `_content` twin."""
 
+MEAN_NAMES = tuple(name + suffix for suffix in ("", "_content") for name in SCORE_NAMES)
+
 
 def upscale(model: nn.Module, row: PairRow, device: torch.device, precision: Precision) -> torch.Tensor:
     """The network's picture for one pair: [1, 1, H, W], float32, clamped to [0, 1]."""
@@ -84,8 +86,7 @@ def _score_row(
 
 def mean_scores(scores: Sequence[ImageScore]) -> dict[str, float | None]:
     """The mean of each score over the pictures that have it; None where none has."""
-    names = [name + suffix for suffix in ("", "_content") for name in SCORE_NAMES]
-    return {name: _mean([getattr(score, name) for score in scores]) for name in names}
+    return {name: _mean([getattr(score, name) for score in scores]) for name in MEAN_NAMES}
 
 
 def _mean(values: list[float | None]) -> float | None:

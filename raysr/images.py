@@ -70,6 +70,8 @@ def decode(data: bytes) -> Image.Image:
         raise PictureError("the file is empty")
     try:
         with warnings.catch_warnings():
+            # Pillow warns of damaged metadata, which is of no concern here, and of a picture that is too large.
+            warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
@@ -82,11 +84,13 @@ def decode(data: bytes) -> Image.Image:
         raise PictureError(f"more than {MAX_PIXELS:,} pixels ({image.width} x {image.height})")
     # Damaged files raise almost anything from inside a decoder (struct.error, IndexError, SyntaxError, ...).
     try:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":
-            raise PictureError(f"animated or multi-page ({frames} frames)")
-        image.load()
-        return _eight_bits(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":
+                raise PictureError(f"animated or multi-page ({frames} frames)")
+            image.load()
+            return _eight_bits(ImageOps.exif_transpose(image))
     except PictureError:
         raise
     except Exception as error:

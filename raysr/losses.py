@@ -61,7 +61,7 @@ def load_perceptual(weights: PerceptualWeights, vgg_weights: str | None = None) 
     """
     if weights == "vgg-random":
         if vgg_weights is not None:
-            raise WeightsError(f"--vgg-weights {vgg_weights} contradicts --perceptual vgg-random; leave one of them out")
+            raise WeightsError(f"--vgg-weights {vgg_weights} contradicts --perceptual vgg-random; leave one out")
         network = _untrained("vgg")
         # Scores of a random trunk are never called LPIPS: its features were not learned from anything.
         return Perceptual(network, PerceptualInfo(name="LPIPS (random VGG)", weights_sha256=_digest(network.net)))

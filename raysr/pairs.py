@@ -1,132 +1,24 @@
-"""Prepared pairs: the manifest that vouches for them, and the batches that training reads."""
+"""Prepared pairs, read back: rows for validation, batches for training."""
 
 import hashlib
-import json
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from raysr import storage
-from raysr.images import Box, Geometry, Pair
+from raysr.images import Box, Geometry
+from raysr.manifest import Manifest, ManifestError, Shard
 from raysr.sources import Split
-
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-
-SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("photograph", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("hr", pa.binary()),
-        pa.field("lr", pa.binary()),
-        pa.field("hr_px", pa.int32(), nullable=False),
-        pa.field("scale", pa.int32(), nullable=False),
-        pa.field("content_box", pa.list_(pa.int32())),
-        pa.field("source_sha256", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-    ]
-)
-"""One row a pair: `hr` and `lr` are uint8 luminance, row by row. Refused photographs are rows with `error` and no
-pixels, in a row group of their own at the end of a shard."""
 
 WINDOW_ROWS = 512
 """Rows that are shuffled together: the pairs that a training process holds in memory."""
 
 _ORDER, _AUGMENT = 1, 2  # keep the random streams of one seed apart
-
-
-class ManifestError(RuntimeError):
-    """A prepared set that is missing, damaged, or not what its manifest says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One Parquet file of a set."""
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """A photograph that gave no pair."""
-
-    image_id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a prepared set holds. It is written last: a set without one is not finished."""
-
-    schema_version: int
-    geometry: Geometry
-    source: str
-    shards: tuple[Shard, ...]
-    content_sha256: str
-    """Over all pairs, whatever their order and their distribution over shards."""
-    pairs: dict[str, int]
-    """Number of pairs by split."""
-    photographs: dict[str, int]
-    """Number of photographs that gave them, by split."""
-    refused: tuple[Refusal, ...]
-
-    def to_json(self) -> str:
-        """The manifest as it stands in `manifest.json`."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @staticmethod
-    def read(location: str) -> "Manifest":
-        """The manifest of the set in folder `location`; raises ManifestError when there is none or it is damaged."""
-        file = storage.join(location, MANIFEST)
-        try:
-            loaded: Any = json.loads(storage.read_bytes(file))
-        except FileNotFoundError as error:
-            raise ManifestError(f"{location} holds no prepared set ({MANIFEST} is missing): run jobs/prepare.py") from error
-        except ValueError as error:
-            raise ManifestError(f"{file} is damaged ({error}): prepare the set again") from error
-        if not isinstance(loaded, dict):
-            raise ManifestError(f"{file} is damaged (it holds {loaded!r:.40}, not an object): prepare the set again")
-        raw: dict[str, Any] = loaded
-        if raw.get("schema_version") != SCHEMA_VERSION:
-            raise ManifestError(
-                f"{file} has schema version {raw.get('schema_version')!r}, this raysr reads {SCHEMA_VERSION}: prepare again"
-            )
-        try:
-            return Manifest(
-                **raw
-                | {
-                    "geometry": Geometry(**raw["geometry"]),
-                    "shards": tuple(Shard(**shard) for shard in raw["shards"]),
-                    "refused": tuple(Refusal(**refusal) for refusal in raw["refused"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ManifestError(f"{file} is damaged ({error!r}): prepare the set again") from error
-
-
-def pair_digest(image_id: str, split: str, pair: Pair) -> str:
-    """The hash of one pair that `content_digest` combines."""
-    digest = hashlib.sha256()
-    for part in (image_id.encode(), split.encode(), str(tuple(pair.content_box)).encode(), pair.hr.tobytes()):
-        digest.update(len(part).to_bytes(8, "big") + part)
-    digest.update(pair.lr.tobytes())
-    return digest.hexdigest()
-
-
-def content_digest(digests: list[str]) -> str:
-    """One hash over the pairs' hashes, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
 class PairRow(NamedTuple):
@@ -254,7 +146,14 @@ class TrainingBatches:
     """The batch of each step, for one rank: a pure function of (seed, step, rank, world size)."""
 
     def __init__(
-        self, pairs: PairSet, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, patch_px: int | None = None
+        self,
+        pairs: PairSet,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        patch_px: int | None = None,
     ) -> None:
         """`batch_size` is over all ranks; `patch_px` gives random crops of that many target pixels, flipped and turned.
 
@@ -306,12 +205,12 @@ class TrainingBatches:
 
 
 def random_patch(row: PairRow, patch_px: int, scale: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A random aligned crop of (lr, hr), inside the content box where it is large enough, in one of 8 orientations."""
+    """A random aligned crop of (lr, hr) in one of 8 orientations: inside the content box, or around a thinner one."""
     origin: list[int] = []
     for low, high in ((row.content_box.top, row.content_box.bottom), (row.content_box.left, row.content_box.right)):
         first, last = -(-low // scale), (high - patch_px) // scale
-        if last < first:
-            first, last = 0, (row.hr.shape[0] - patch_px) // scale
+        if last < first:  # the content is thinner than the patch: take all of it, with as much of the bars as it needs
+            first, last = max(0, last), min(low // scale, (row.hr.shape[0] - patch_px) // scale)
         origin.append(int(rng.integers(first, last + 1)))
     (y, x), side = origin, patch_px // scale
     lr = row.lr[y : y + side, x : x + side]

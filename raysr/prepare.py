@@ -16,16 +16,7 @@ import ray.data
 from raysr import storage
 from raysr.cluster import start_ray
 from raysr.images import Geometry, Pair, PictureError, make_pairs
-from raysr.pairs import (
-    MANIFEST,
-    SCHEMA,
-    SCHEMA_VERSION,
-    Manifest,
-    Refusal,
-    Shard,
-    content_digest,
-    pair_digest,
-)
+from raysr.manifest import MANIFEST, SCHEMA, SCHEMA_VERSION, Manifest, Refusal, Shard, content_digest, pair_digest
 from raysr.sources import Photograph, Split, find_photographs
 
 PHOTOGRAPHS_PER_SHARD = 16
@@ -108,11 +99,13 @@ def write_shard(location: str, photographs: list[Photograph], geometry: Geometry
     refusals: list[dict[str, Any]] = []
     digests: list[str] = []
     for photo in photographs:
-        data = Path(photo.path).read_bytes()
+        data = b""
         try:
+            data = Path(photo.path).read_bytes()
             pairs = make_pairs(data, geometry)
-        except PictureError as error:
-            refusals.append(_row(photo, photo.image_id, data, geometry, None, str(error)))
+        except (PictureError, OSError) as error:
+            reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            refusals.append(_row(photo, photo.image_id, data, geometry, None, reason))
             continue
         for index, pair in enumerate(pairs):
             image_id = photo.image_id if geometry.fit != "tiles" else f"{photo.image_id}#{index:03d}"

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from raysr.cost import DEFAULT_PRICE, Budget
+from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget
 from raysr.images import Geometry
 from raysr.models import MODELS, find_architecture
-from raysr.train import TrainConfig
+from raysr.trial import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ PRESETS: dict[str, tuple[str, CompareConfig]] = {
 
 BUDGETS: dict[str, Budget] = {
     "demo": Budget(gpu_seconds=25),
-    "paper": Budget(usd=5.20),
+    "paper": PAPER_BUDGET,
     "paper-epochs": Budget(epochs={name: row.paper_epochs for name, row in MODELS.items() if row.paper_epochs}),
 }
 """Each preset's budget, unless one is given."""

@@ -3,19 +3,40 @@
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-import ray
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from raysr.cost import format_usd
+
 POLL_S = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a trial stands."""
+
+    arch: str
+    seed: int
+    phase: Literal["training", "validating", "ended"]
+    fraction: float
+    charged_usd: float
+    budget_usd: float | None
+    epochs: float
+    loss: float | None
+    perceptual: float | None
+    """Of the latest validation."""
+    seconds_left: float | None
+    validations: int
+    status: str | None = None
+
+
 class Board:
-    """Collects the latest progress of every trial; runs as a Ray actor that all workers can reach."""
+    """Collects the latest progress of every trial; a Ray actor in a comparison, so that all workers reach it."""
 
     def __init__(self) -> None:
         self.latest: dict[tuple[str, int], dict[str, Any]] = {}
@@ -29,17 +50,14 @@ class Board:
         return list(self.latest.values())
 
 
-def start_board(name: str) -> Any:
-    """The board as an actor under `name`, for the life of this job; it takes no CPU from the trials."""
-    actor: Any = ray.remote(Board)
-    return actor.options(name=name, num_cpus=0).remote()
-
-
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     """Shows the board until it is left. Without a terminal: one plain line per trial and validation."""
 
-    def __init__(self, board: Any, console: Console, trials: int, perceptual_name: str) -> None:
-        self.board, self.console, self.trials, self.perceptual_name = board, console, trials, perceptual_name
+    def __init__(
+        self, snapshot: Callable[[], list[dict[str, Any]]], console: Console, trials: int, perceptual_name: str
+    ) -> None:
+        """Show what `snapshot` of a board gives; it is called from another thread."""
+        self.snapshot, self.console, self.trials, self.perceptual_name = snapshot, console, trials, perceptual_name
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._printed: dict[tuple[str, int], tuple[int, str]] = {}
@@ -64,11 +82,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     def _poll(self, show: Callable[[list[dict[str, Any]]], None]) -> None:
         while True:
             last = self._stop.wait(POLL_S)
-            try:
-                trials: list[dict[str, Any]] = ray.get(self.board.snapshot.remote(), timeout=5)
-            except (ray.exceptions.RayError, TimeoutError):
-                trials = []  # the board went down with the cluster: the trials' own errors tell why
-            show(trials)
+            show(self.snapshot())
             if last:
                 return
 
@@ -96,7 +110,7 @@ def _cells(trial: dict[str, Any]) -> list[str]:
     return [
         f"{trial['arch']} seed {trial['seed']}",
         trial["status"] or trial["phase"],
-        f"${trial['charged_usd']:.6f}",
+        format_usd(trial["charged_usd"]),
         f"{trial['fraction']:.0%}" if trial["budget_usd"] != 0 else "-",
         f"{trial['epochs']:.1f}",
         "-" if trial["loss"] is None else f"{trial['loss']:.4f}",

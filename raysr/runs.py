@@ -152,9 +152,7 @@ def gather(run: str, trials: Sequence[TrialRow]) -> None:
     curves = [asdict(point) for file in files for point in file.read_curve()]
     _write_parquet(storage.join(run, "curves.parquet"), curves, [f.name for f in fields(CurvePoint)])
     images = [score for file in files for score in file.read_images()]
-    _write_parquet(
-        storage.join(run, "images.parquet"), images, ["arch", "seed", *(f.name for f in fields(ImageScore))]
-    )
+    _write_parquet(storage.join(run, "images.parquet"), images, ["arch", "seed", *(f.name for f in fields(ImageScore))])
 
 
 def _write_parquet(location: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -187,6 +185,16 @@ class Run:
             curves=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "curves.parquet")))),
             images=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "images.parquet")))),
         )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that has ended, well or not."""
+
+    run: Run
+    error: str | None
+    """The first failed trial's error."""
+    interrupted: bool
 
 
 def new_run_folder(parent: str, name: str, stamp: str) -> str:

@@ -49,12 +49,12 @@ def read_bytes(location: str) -> bytes:
 
 def write_bytes(location: str, data: bytes) -> None:
     """Write the whole file: a local one appears at once by a rename, an object when its upload is complete."""
-    if "://" in location:
-        store, path = filesystem(location)
+    store, path = filesystem(location)
+    if not isinstance(store, fs.LocalFileSystem):
         with store.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
-    target = Path(location)
+    target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:

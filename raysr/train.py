@@ -1,4 +1,4 @@
-"""Training one network until its money is spent: a loop in plain torch, and the thin Ray Train worker around it."""
+"""Training one network until its money is spent: a loop that needs no Ray, and the thin Ray Train worker around it."""
 
 import io
 import tempfile
@@ -8,90 +8,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import ray
-import ray.train
-import ray.train.torch
 import torch
-from torch import Tensor, nn
+import tyro
+from rich.console import Console
 
-from raysr.cost import Budget, CostMeter, Price
-from raysr.evaluate import evaluate, mean_scores, to_uint8, upscale
-from raysr.losses import PerceptualWeights, load_alex, load_perceptual
-from raysr.models import build_model, count_parameters
+from raysr import storage
+from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget, price_per_hour
+from raysr.evaluate import to_uint8, upscale
+from raysr.losses import load_perceptual
+from raysr.models import find_architecture
 from raysr.pairs import PairSet, TrainingBatches
-from raysr.precision import autocast, memory_format, resolve_precision
-from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
+from raysr.progress import Board, Progress, ProgressDisplay
+from raysr.provenance import RunInfo, device_name, now
+from raysr.runs import Outcome, Run, Status, TrialRow, gather, new_run_folder, write_png
+from raysr.trial import TrainConfig, Trial, TrialSpec, unfinished_row
 from raysr.world import World
-
-CHECK_EVERY_STEPS = {"cpu": 1, "cuda": 8}
-"""Steps between two looks at the clock: a GPU must be waited for, which costs time; a CPU never runs ahead."""
-
-DEAD_AFTER_CHECKS = 10
-"""Checks in a row with a constant picture for a target that is not, after which a network is given up as dead."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How every network of a comparison is trained and judged. The defaults are the paper's."""
-
-    learning_rate: float = 1e-4
-    """Of Adam."""
-    batch_size: int = 8
-    """Pairs a step, over all workers of a trial."""
-    patch_px: int | None = None
-    """Train on random crops of so many target pixels, flipped and turned; None for whole squares."""
-    perceptual: PerceptualWeights = "vgg"
-    """Weights of the loss. vgg: torchvision's pretrained VGG16. vgg-random: a seeded random one, needs no network."""
-    vgg_weights: str | None = None
-    """File with the pretrained VGG16 (.pth or .safetensors); None: torch's cache, or a download."""
-    alex_weights: str | None = None
-    """File with torchvision's pretrained AlexNet, for LPIPS (Alex) as a second opinion; None: torch's cache, if there."""
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of training. auto: bfloat16 where the processor has instructions for it."""
-    eval_precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of the networks in validation; the metrics are always float32."""
-    evaluate_at: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-    """Shares of the budget after which to validate, besides the start and the end."""
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.batch_size < 1:
-            raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
-        if not all(0 < share < 1 for share in self.evaluate_at):
-            raise ValueError(f"--evaluate-at takes shares of the budget between 0 and 1, got {self.evaluate_at}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSpec:
-    """One architecture, one seed, and everything that a worker needs to train it."""
-
-    arch: str
-    seed: int
-    data: str
-    """Folder of the prepared set."""
-    run: str
-    """Folder of the run."""
-    budget: Budget
-    price: Price
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a trial stands."""
-
-    arch: str
-    seed: int
-    phase: Literal["training", "validating", "ended"]
-    fraction: float
-    charged_usd: float
-    budget_usd: float | None
-    epochs: float
-    loss: float | None
-    perceptual: float | None
-    """Of the latest validation."""
-    seconds_left: float | None
-    validations: int
-    status: str | None = None
 
 
 class Reporter(Protocol):
@@ -101,233 +32,9 @@ class Reporter(Protocol):
         """Called a few times a second at most."""
         ...
 
-    def validated(self, trial: "Trial") -> None:
+    def validated(self, trial: Trial) -> None:
         """Called after each validation; the place to keep a checkpoint."""
         ...
-
-
-class Trial:
-    """A network in training: the step, the meter, the validation, and the state that a checkpoint keeps."""
-
-    def __init__(
-        self,
-        spec: TrialSpec,
-        world: World,
-        *,
-        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        """Build the network with the trial's seed and open its data. `wrap` makes it distributed."""
-        self.spec, self.world, self.device = spec, world, world.device
-        self.meter = CostMeter(
-            spec.price,
-            accelerators=world.size,
-            clock=clock,
-            synchronise=world.synchronise,
-            slowest=world.slowest,
-        )
-        with self.meter.segment("setup"):
-            config = spec.train
-            self.precision = resolve_precision(config.precision, self.device)
-            self.eval_precision = resolve_precision(config.eval_precision, self.device)
-            layout = memory_format(self.precision)
-            pairs = PairSet(spec.data, "train")
-            self.batches = TrainingBatches(
-                pairs,
-                batch_size=config.batch_size,
-                seed=spec.seed,
-                rank=world.rank,
-                world_size=world.size,
-                patch_px=config.patch_px,
-            )
-            val = PairSet(spec.data, "val")
-            self.val_rows = val.rows(world.rank, world.size)
-            torch.manual_seed(spec.seed)
-            self.model = build_model(spec.arch, pairs.geometry.scale).to(self.device, memory_format=layout)
-            self.trainable = count_parameters(self.model) > 0
-            self.parallel = wrap(self.model) if self.trainable else self.model
-            self.optimizer = torch.optim.Adam(self.model.parameters(), config.learning_rate) if self.trainable else None
-            self.perceptual = load_perceptual(config.perceptual, config.vgg_weights).to(
-                self.device, memory_format=layout
-            )
-            self.alex = load_alex(config.alex_weights)
-            self.alex = self.alex.to(self.device) if self.alex is not None else None
-        self.step = 0
-        self.curve: list[CurvePoint] = []
-        self.files = TrialFiles(spec.run, spec.arch, spec.seed)
-        self._loss_sum = torch.zeros((), device=self.device)
-        self._loss_steps = 0
-        self._dead_checks = 0
-        self._limit_usd = spec.budget.limit_usd(spec.price)
-        self._limit_steps = spec.budget.limit_steps(spec.arch, self.batches.steps_per_epoch) if self.trainable else 0
-
-    @property
-    def fraction(self) -> float:
-        """Share of the budget that is spent."""
-        if self._limit_usd is None:
-            return self.step / self._limit_steps if self._limit_steps else 1.0
-        return self.meter.charged_usd / self._limit_usd
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the training set so far."""
-        return self.step / self.batches.steps_per_epoch
-
-    @property
-    def samples(self) -> int:
-        """Pairs trained on so far."""
-        return self.step * self.spec.train.batch_size
-
-    def steps_to_go(self) -> int:
-        """How many steps to take before the next look at the clock; 0 when the next one would pass the budget."""
-        if not self.trainable:
-            return 0
-        longest = CHECK_EVERY_STEPS.get(self.device.type, 1)
-        if self._limit_usd is None:
-            remaining = (self._limit_steps or 0) - self.step
-            return self.world.agree(max(0, min(longest, remaining)))
-        step_usd = self.meter.step_usd
-        if step_usd is None:
-            return 1
-        left = self._limit_usd - self.meter.charged_usd
-        due = self._next_share() * self._limit_usd - self.meter.charged_usd
-        # Half of what is left, then half of the rest: a step that grows dearer on the way costs one step at most.
-        steps = max(1, min(longest, int(min(left, due) / step_usd / 2))) if left >= step_usd else 0
-        return self.world.agree(steps)
-
-    def take_steps(self, steps: int) -> None:
-        """Train on the next `steps` batches."""
-        assert self.optimizer is not None
-        layout = memory_format(self.precision)
-        with self.meter.training(steps):
-            for _ in range(steps):
-                with self.meter.waiting_for_data():
-                    batch = self.batches.batch(self.step)
-                lr = batch.lr.to(self.device, memory_format=layout, non_blocking=True)
-                hr = batch.hr.to(self.device, memory_format=layout, non_blocking=True)
-                with autocast(self.precision, self.device):
-                    sr: Tensor = self.parallel(lr)
-                    loss = self.perceptual(sr, hr).mean()
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self.optimizer.step()
-                self._loss_sum += loss.detach()
-                self._loss_steps += 1
-                self.step += 1
-            sr, hr = sr.detach(), hr.detach()
-            constant = bool((sr.amax() == sr.amin()) & (hr.amax() > hr.amin()))
-        self._dead_checks = self._dead_checks + 1 if constant else 0
-
-    def fault(self) -> Status | None:
-        """`diverged` after a loss that is no number, `dead` after a row of constant pictures; the same on all ranks."""
-        status: tuple[Status | None, ...] = (None, "dead", "diverged")
-        code = 2 if not bool(torch.isfinite(self._loss_sum)) else int(self._dead_checks >= DEAD_AFTER_CHECKS)
-        return status[round(self.world.slowest(float(code)))]
-
-    def validation_due(self) -> bool:
-        """Whether the next share of `evaluate_at` is spent."""
-        return bool(self.world.agree(int(self.fraction >= self._next_share() and self.fraction < 1)))
-
-    def _next_share(self) -> float:
-        done = self.curve[-1].fraction if self.curve else -1.0
-        return min((share for share in self.spec.train.evaluate_at if share > done), default=1.0)
-
-    def validate(self) -> None:
-        """Score the network on the whole validation set and add a point to the curve; off the clock."""
-        with self.meter.segment("eval"):
-            mine = evaluate(
-                self.model,
-                self.val_rows,
-                self.perceptual,
-                device=self.device,
-                precision=self.eval_precision,
-                alex=self.alex,
-            )
-            self.scores = sorted(self.world.gather(mine), key=lambda score: score.image_id)
-        self.curve.append(
-            CurvePoint(
-                arch=self.spec.arch,
-                seed=self.spec.seed,
-                step=self.step,
-                epochs=self.epochs,
-                fraction=self.fraction if self.trainable else 0.0,
-                charged_usd=self.meter.charged_usd,
-                loss=self.loss,
-                **mean_scores(self.scores),
-            )
-        )
-        self._loss_sum.zero_()
-        self._loss_steps = 0
-
-    @property
-    def loss(self) -> float | None:
-        """Mean training loss since the last validation; waits for the device."""
-        return self._loss_sum.item() / self._loss_steps if self._loss_steps else None
-
-    def state(self) -> dict[str, Any]:
-        """What a later attempt needs to go on exactly here."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
-            "step": self.step,
-            "meter": self.meter.state(),
-            "curve": [asdict(point) for point in self.curve],
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()` of an earlier attempt."""
-        self.model.load_state_dict(state["model"])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        self.meter.load_state(state["meter"])
-        self.curve = [CurvePoint(**point) for point in state["curve"]]
-
-    def progress(self, phase: Literal["training", "validating", "ended"], status: str | None = None) -> Progress:
-        """Where the trial stands."""
-        left: float | None = None
-        if 0 < self.fraction:
-            seconds = self.meter.charged_seconds / self.world.size
-            left = max(0.0, seconds / self.fraction - seconds)
-        return Progress(
-            arch=self.spec.arch,
-            seed=self.spec.seed,
-            phase=phase,
-            fraction=self.fraction,
-            charged_usd=self.meter.charged_usd,
-            budget_usd=self._limit_usd,
-            epochs=self.epochs,
-            loss=self.loss,
-            perceptual=self.curve[-1].perceptual if self.curve else None,
-            seconds_left=left,
-            validations=len(self.curve),
-            status=status,
-        )
-
-    def row(self, status: Status) -> TrialRow:
-        """The trial's line in the table."""
-        charged = self.meter.charged_seconds
-        last = asdict(self.curve[-1])
-        return TrialRow(
-            arch=self.spec.arch,
-            seed=self.spec.seed,
-            status=status,
-            params=count_parameters(self.model),
-            steps=self.step,
-            epochs=self.epochs,
-            budget_usd=self._limit_usd,
-            charged_usd=self.meter.charged_usd,
-            billed_usd=self.meter.billed_usd,
-            usd_per_epoch=self.meter.charged_usd / self.epochs if self.step else None,
-            samples_per_s=self.samples / charged if self.step else None,
-            stall_share=self.world.size * self.meter.seconds["stall"] / charged if self.step else None,
-            perceptual_name=self.perceptual.info.name,
-            perceptual_start=self.curve[0].perceptual,
-            **{name: last[name] for name in mean_scores(self.scores)},
-            precision=self.precision,
-            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            checkpoint=self.files.checkpoint,
-        )
 
 
 def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
@@ -379,19 +86,27 @@ def _validate(trial: Trial, reporter: Reporter) -> None:
         reporter.progress(trial.progress("training"))
 
 
-class RayReporter:
-    """Keeps checkpoints through Ray Train, and tells the driver's progress board where the trial stands."""
+class BoardReporter:
+    """Hands the progress of a trial to `update`; the trial's own files are all that is kept."""
 
-    def __init__(self, board: Any | None) -> None:
-        self.board = board
+    def __init__(self, update: Callable[[dict[str, Any]], object]) -> None:
+        self.update = update
 
     def progress(self, progress: Progress) -> None:
-        """Send it and go on; nobody waits for it."""
-        if self.board is not None:
-            self.board.update.remote(asdict(progress))
+        """Send it and go on."""
+        self.update(asdict(progress))
+
+    def validated(self, trial: Trial) -> None:
+        """Nothing more to keep."""
+
+
+class RayReporter(BoardReporter):
+    """Keeps checkpoints through Ray Train as well."""
 
     def validated(self, trial: Trial) -> None:
         """Report the validation with a checkpoint; returns when Ray Train has taken them over."""
+        import ray.train  # here: the loop above runs where Ray is not installed
+
         point = trial.curve[-1]
         metrics = {
             "charged_usd": point.charged_usd,
@@ -408,7 +123,9 @@ class RayReporter:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs: `config` holds a `spec` and the name of the progress board, if there is one."""
+    """What each Ray Train worker runs: `config` holds a `spec` and the actor handle of the progress `board`."""
+    import ray.train.torch
+
     spec: TrialSpec = config["spec"]
     device = ray.train.torch.get_device()
     world = World.current(device)
@@ -416,7 +133,88 @@ def train_worker(config: dict[str, Any]) -> None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            state = torch.load(io.BytesIO((Path(folder) / "state.pt").read_bytes()), map_location=device)
-            trial.load_state(state)
-    board = ray.get_actor(config["board"]) if config["board"] else None
-    run_trial(trial, RayReporter(board))
+            trial.load_state(torch.load(io.BytesIO((Path(folder) / "state.pt").read_bytes()), map_location=device))
+    run_trial(trial, RayReporter(config["board"].update.remote))
+
+
+def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
+    """Find out before any money is spent what would fail every trial: a damaged set, a batch or budget that does not fit.
+
+    Leaves the report's validation picture in the run's folder and returns its `image_id`. Raises ManifestError or
+    ValueError.
+    """
+    first = specs[0]
+    pairs, val = PairSet(first.data, "train"), PairSet(first.data, "val")
+    config = first.train
+    batches = TrainingBatches(pairs, batch_size=config.batch_size, seed=0, world_size=workers, patch_px=config.patch_px)
+    for spec in specs:
+        if not spec.untrained:
+            spec.budget.limit_steps(spec.arch, batches.steps_per_epoch)
+    picture = val.read_group(0)[0]
+    for name, pixels in (("hr", picture.hr), ("lr", picture.lr)):
+        write_png(storage.join(first.run, "pictures", f"{name}.png"), pixels)
+    return picture.image_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOneConfig:
+    """Train one network until its money is spent, on this machine and without Ray."""
+
+    arch: tyro.conf.Positional[str]
+    """Name of the architecture."""
+    data: str
+    """Folder of a set made by jobs/prepare.py."""
+    out: str = "runs"
+    """Parent folder of the run's new folder."""
+    seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+    """What it may spend; $5.20, as in the paper, when none is given."""
+    price: float = DEFAULT_PRICE.usd_per_hour
+    """Dollars for an hour of the accelerator."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        find_architecture(self.arch)
+
+
+def train_one(config: TrainOneConfig, console: Console) -> Outcome:
+    """Train one network in this process; leaves the same files as a comparison of one.
+
+    Raises ValueError and its like for a configuration that cannot run; Ctrl-C keeps what was reached.
+    """
+    budget = config.budget.checked() if config.budget != Budget() else PAPER_BUDGET
+    kind = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    perceptual = load_perceptual(config.train.perceptual, config.train.vgg_weights).info
+    data = storage.absolute(config.data)
+    PairSet(data, "train", verify=False)
+    run = new_run_folder(config.out, config.arch, now().strftime("%Y%m%d-%H%M%S"))
+    console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
+    spec = TrialSpec(
+        arch=config.arch,
+        seed=config.seed,
+        data=data,
+        run=run,
+        budget=budget,
+        price=price_per_hour(config.price, now().date().isoformat()),
+        train=config.train,
+    )
+    RunInfo(
+        preset="train",
+        device=device_name(kind),
+        notional=kind == "cpu",
+        perceptual=perceptual,
+        specs=[spec],
+        config=config,
+        resources={"use_gpu": kind == "cuda"},
+        figure_image_id=check_trials([spec]),
+    ).write()
+    board, interrupted = Board(), False
+    try:
+        with ProgressDisplay(board.snapshot, console, 1, perceptual.name):
+            row = run_trial(Trial(spec, World(device=torch.device(kind))), BoardReporter(board.update))
+    except KeyboardInterrupt:
+        row, interrupted = unfinished_row(spec, "interrupted", "stopped by the user", perceptual.name), True
+    gather(run, [row])
+    return Outcome(Run.read(run), None, interrupted)

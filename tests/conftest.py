@@ -16,7 +16,7 @@ with install_import_hook(CHECKED, "beartype.beartype"):  # before anything else 
     import raysr.models  # noqa: F401
     from raysr import storage
     from raysr.images import Geometry
-    from raysr.pairs import MANIFEST
+    from raysr.manifest import MANIFEST
     from raysr.sources import find_photographs
 
 

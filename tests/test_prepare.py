@@ -15,7 +15,8 @@ from PIL import Image
 
 from raysr import prepare as preparing
 from raysr.images import Geometry
-from raysr.pairs import MANIFEST, SCHEMA, Manifest, PairSet
+from raysr.manifest import MANIFEST, SCHEMA, Manifest
+from raysr.pairs import PairSet
 from raysr.prepare import PrepareConfig, prepare
 
 BSDS = Path(__file__).parents[2] / "shared" / "data" / "bsds500"

@@ -1,0 +1,24 @@
+"""Train one architecture on this machine, without Ray: `python jobs/train.py espcn --data DIR`."""
+
+import tyro
+
+from raysr.cli import fail, make_console
+from raysr.report import print_table, write_report
+from raysr.train import TrainOneConfig, train_one
+
+
+def main() -> None:
+    console = make_console()
+    try:
+        outcome = train_one(tyro.cli(TrainOneConfig, description=__doc__), console)
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(str(error))
+    report = write_report(outcome.run)
+    print_table(outcome.run, console)
+    console.print(f"\nreport: {report}", soft_wrap=True, highlight=False)
+    if outcome.interrupted:
+        fail("stopped before the end; what was reached is in the report", code=130)
+
+
+if __name__ == "__main__":
+    main()

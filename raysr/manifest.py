@@ -1,0 +1,118 @@
+"""A prepared set's manifest: which shards it has, what is in them, and the hashes that vouch for both."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from raysr import storage
+from raysr.images import Geometry, Pair
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("photograph", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("hr", pa.binary()),
+        pa.field("lr", pa.binary()),
+        pa.field("hr_px", pa.int32(), nullable=False),
+        pa.field("scale", pa.int32(), nullable=False),
+        pa.field("content_box", pa.list_(pa.int32())),
+        pa.field("source_sha256", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""One row a pair: `hr` and `lr` are uint8 luminance, row by row. Refused photographs are rows with `error` and no
+pixels, in a row group of their own at the end of a shard."""
+
+
+class ManifestError(RuntimeError):
+    """A prepared set that is missing, damaged, or not what its manifest says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a set."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A photograph that gave no pair."""
+
+    image_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a prepared set holds. It is written last: a set without one is not finished."""
+
+    schema_version: int
+    geometry: Geometry
+    source: str
+    shards: tuple[Shard, ...]
+    content_sha256: str
+    """Over all pairs, whatever their order and their distribution over shards."""
+    pairs: dict[str, int]
+    """Number of pairs by split."""
+    photographs: dict[str, int]
+    """Number of photographs that gave them, by split."""
+    refused: tuple[Refusal, ...]
+
+    def to_json(self) -> str:
+        """The manifest as it stands in `manifest.json`."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def read(location: str) -> "Manifest":
+        """The manifest of the set in folder `location`; raises ManifestError when there is none or it is damaged."""
+        file = storage.join(location, MANIFEST)
+        try:
+            loaded: Any = json.loads(storage.read_bytes(file))
+        except FileNotFoundError as error:
+            raise ManifestError(
+                f"{location} holds no prepared set ({MANIFEST} is missing): make one with jobs/prepare.py"
+            ) from error
+        except ValueError as error:
+            raise ManifestError(f"{file} is damaged ({error}): prepare the set again") from error
+        if not isinstance(loaded, dict):
+            raise ManifestError(f"{file} is damaged (it holds {loaded!r:.40}, not an object): prepare the set again")
+        raw: dict[str, Any] = loaded
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise ManifestError(
+                f"{file} has schema version {raw.get('schema_version')!r}, but this raysr reads {SCHEMA_VERSION}: "
+                "prepare the set again"
+            )
+        try:
+            parts: dict[str, Any] = {
+                "geometry": Geometry(**raw["geometry"]),
+                "shards": tuple(Shard(**shard) for shard in raw["shards"]),
+                "refused": tuple(Refusal(**refusal) for refusal in raw["refused"]),
+            }
+            return Manifest(**(raw | parts))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestError(f"{file} is damaged ({error!r}): prepare the set again") from error
+
+
+def pair_digest(image_id: str, split: str, pair: Pair) -> str:
+    """The hash of one pair that `content_digest` combines."""
+    digest = hashlib.sha256()
+    for part in (image_id.encode(), split.encode(), str(tuple(pair.content_box)).encode(), pair.hr.tobytes()):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    digest.update(pair.lr.tobytes())
+    return digest.hexdigest()
+
+
+def content_digest(digests: list[str]) -> str:
+    """One hash over the pairs' hashes, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()

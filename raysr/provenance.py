@@ -1,0 +1,105 @@
+"""Where a run's results come from: configuration, commit, versions, device, data, price and weights."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysr import storage
+from raysr.cost import CHARGED
+from raysr.losses import PerceptualInfo
+from raysr.manifest import Manifest
+from raysr.models import MODELS
+from raysr.trial import TrialSpec
+
+PACKAGES = ("raysr", "ray", "torch", "torchvision", "lpips", "pytorch-msssim", "pillow", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What `run.json` says of a run besides its trials."""
+
+    preset: str
+    device: str
+    notional: bool
+    """Whether the dollars are a fiction, because no rented accelerator did the work."""
+    perceptual: PerceptualInfo
+    specs: Sequence[TrialSpec]
+    config: Any
+    """The frozen dataclass that the command line gave."""
+    resources: dict[str, Any]
+    figure_image_id: str
+    """The validation picture that the report shows through every network."""
+
+    def write(self) -> None:
+        """Write `run.json` into the run's folder."""
+        first = self.specs[0]
+        manifest = Manifest.read(first.data)
+        info = {
+            "preset": self.preset,
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "started": now().isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "config": asdict(self.config),
+            "budget": asdict(first.budget),
+            "budget_usd": first.budget.limit_usd(first.price),
+            "price": asdict(first.price),
+            "notional": self.notional,
+            "charged_segments": list(CHARGED),
+            "device": self.device,
+            "resources": self.resources,
+            "perceptual": asdict(self.perceptual),
+            "figure_image_id": self.figure_image_id,
+            "data": {
+                "location": first.data,
+                "source": manifest.source,
+                "content_sha256": manifest.content_sha256,
+                "geometry": asdict(manifest.geometry),
+                "pairs": manifest.pairs,
+                "photographs": manifest.photographs,
+            },
+            "models": {arch: MODELS[arch].source for arch in dict.fromkeys(spec.arch for spec in self.specs)},
+            "versions": {"python": platform.python_version(), **_versions()},
+        }
+        storage.write_text(storage.join(first.run, "run.json"), json.dumps(info, indent=2) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    """Of those packages that are installed: a network alone trains without Ray."""
+    installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def now() -> datetime:
+    """The time here, with its zone."""
+    return datetime.now(UTC).astimezone()
+
+
+def device_name(kind: str) -> str:
+    """The accelerator of this machine (`cuda`), or its processor and number of cores (`cpu`)."""
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from; None outside of one, as in a job's extracted copy."""
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

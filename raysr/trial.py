@@ -1,0 +1,327 @@
+"""One network in training: its steps, its money, its validations, and the state that a checkpoint keeps."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from raysr.cost import Budget, CostMeter, Price
+from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
+from raysr.losses import PerceptualWeights, load_alex, load_perceptual
+from raysr.models import build_model, count_parameters
+from raysr.pairs import PairSet, TrainingBatches
+from raysr.precision import Precision, autocast, memory_format, resolve_precision
+from raysr.progress import Progress
+from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
+from raysr.world import World
+
+CHECK_EVERY_STEPS = {"cpu": 1, "cuda": 8}
+"""Steps between two looks at the clock: a GPU must be waited for, which costs time; a CPU never runs ahead."""
+
+DEAD_AFTER_CHECKS = 10
+"""Checks in a row with a constant picture for a target that is not, after which a network is given up as dead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How every network of a comparison is trained and judged. The defaults are the paper's."""
+
+    learning_rate: float = 1e-4
+    """Of Adam."""
+    batch_size: int = 8
+    """Pairs a step, over all workers of a trial."""
+    patch_px: int | None = None
+    """Train on random crops of so many target pixels, flipped and turned; None for whole squares."""
+    perceptual: PerceptualWeights = "vgg"
+    """Weights of the loss. vgg: torchvision's pretrained VGG16. vgg-random: a seeded random one, needs no network."""
+    vgg_weights: str | None = None
+    """File with the pretrained VGG16 (.pth or .safetensors); None: torch's cache, or a download."""
+    alex_weights: str | None = None
+    """File with torchvision's pretrained AlexNet, for LPIPS (Alex) as a second opinion; None: torch's cache, if it is
+    there."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of training. auto: bfloat16 where the processor has instructions for it."""
+    eval_precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the networks in validation; the metrics are always float32."""
+    evaluate_at: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    """Shares of the budget after which to validate, besides the start and the end."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.batch_size < 1:
+            raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
+        if not all(0 < share < 1 for share in self.evaluate_at):
+            raise ValueError(f"--evaluate-at takes shares of the budget between 0 and 1, got {self.evaluate_at}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """One architecture, one seed, and everything that a worker needs to train it."""
+
+    arch: str
+    seed: int
+    data: str
+    """Folder of the prepared set."""
+    run: str
+    """Folder of the run."""
+    budget: Budget
+    price: Price
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether there is nothing to train: interpolation."""
+        return count_parameters(build_model(self.arch, 2)) == 0
+
+
+class Trial:
+    """A network in training: the step, the meter, the validation, and the state that a checkpoint keeps."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        world: World,
+        *,
+        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Build the network with the trial's seed and open its data. `wrap` makes it distributed."""
+        self.spec, self.world, self.device = spec, world, world.device
+        self.meter = CostMeter(
+            spec.price,
+            accelerators=world.size,
+            clock=clock,
+            synchronise=world.synchronise,
+            slowest=world.slowest,
+        )
+        with self.meter.segment("setup"):
+            config = spec.train
+            self.precision: Precision = resolve_precision(config.precision, self.device)
+            self.eval_precision: Precision = resolve_precision(config.eval_precision, self.device)
+            layout = memory_format(self.precision)
+            pairs = PairSet(spec.data, "train")
+            self.batches = TrainingBatches(
+                pairs,
+                batch_size=config.batch_size,
+                seed=spec.seed,
+                rank=world.rank,
+                world_size=world.size,
+                patch_px=config.patch_px,
+            )
+            val = PairSet(spec.data, "val")
+            self.val_rows = val.rows(world.rank, world.size)
+            torch.manual_seed(spec.seed)
+            self.model = build_model(spec.arch, pairs.geometry.scale)
+            self.model.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+            self.trainable = count_parameters(self.model) > 0
+            self.parallel = wrap(self.model) if self.trainable else self.model
+            self.optimizer = torch.optim.Adam(self.model.parameters(), config.learning_rate) if self.trainable else None
+            self.perceptual = load_perceptual(config.perceptual, config.vgg_weights)
+            self.perceptual.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+            self.alex = load_alex(config.alex_weights)
+            self.alex = self.alex.to(self.device) if self.alex is not None else None
+        self.step = 0
+        self.curve: list[CurvePoint] = []
+        self.files = TrialFiles(spec.run, spec.arch, spec.seed)
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._loss_steps = 0
+        self._constant = torch.zeros((), dtype=torch.bool, device=self.device)
+        self._dead_checks = 0
+        self._limit_usd = spec.budget.limit_usd(spec.price)
+        self._limit_steps = spec.budget.limit_steps(spec.arch, self.batches.steps_per_epoch) if self.trainable else 0
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget that is spent."""
+        if self._limit_usd is None:
+            return self.step / self._limit_steps if self._limit_steps else 1.0
+        return self.meter.charged_usd / self._limit_usd
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training set so far."""
+        return self.step / self.batches.steps_per_epoch
+
+    @property
+    def samples(self) -> int:
+        """Pairs trained on so far."""
+        return self.step * self.spec.train.batch_size
+
+    def steps_to_go(self) -> int:
+        """How many steps to take before the next look at the clock; 0 when the next one would pass the budget."""
+        if not self.trainable:
+            return 0
+        longest = CHECK_EVERY_STEPS.get(self.device.type, 1)
+        if self._limit_usd is None:
+            remaining = (self._limit_steps or 0) - self.step
+            return self.world.agree(max(0, min(longest, remaining)))
+        step_usd = self.meter.step_usd
+        left = self._limit_usd - self.meter.charged_usd
+        if step_usd is None:
+            return self.world.agree(int(left > 0))
+        due = self._next_share() * self._limit_usd - self.meter.charged_usd
+        # Half of what is left, then half of the rest: a step that grows dearer on the way costs one step at most.
+        steps = max(1, min(longest, int(min(left, due) / step_usd / 2))) if left >= step_usd else 0
+        return self.world.agree(steps)
+
+    def take_steps(self, steps: int) -> None:
+        """Train on the next `steps` batches, at least one."""
+        assert self.optimizer is not None  # noqa: S101
+        layout = memory_format(self.precision)
+        with self.meter.training(steps):
+            for _ in range(steps):
+                with self.meter.waiting_for_data():
+                    batch = self.batches.batch(self.step)
+                lr = batch.lr.to(self.device, memory_format=layout, non_blocking=True)
+                hr = batch.hr.to(self.device, memory_format=layout, non_blocking=True)
+                with autocast(self.precision, self.device):
+                    sr: Tensor = self.parallel(lr)
+                    loss = self.perceptual(sr, hr).mean()
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.optimizer.step()
+                self._loss_sum += loss.detach()
+                self._loss_steps += 1
+                self._constant = _is_constant(sr) & ~_is_constant(hr)
+                self.step += 1
+            constant = bool(self._constant)
+        self._dead_checks = self._dead_checks + 1 if constant else 0
+
+    def fault(self) -> Status | None:
+        """`diverged` after a loss that is no number, `dead` after a row of constant pictures; the same on all ranks."""
+        status: tuple[Status | None, ...] = (None, "dead", "diverged")
+        code = 2 if not bool(torch.isfinite(self._loss_sum)) else int(self._dead_checks >= DEAD_AFTER_CHECKS)
+        return status[round(self.world.slowest(float(code)))]
+
+    def validation_due(self) -> bool:
+        """Whether the next share of `evaluate_at` is spent."""
+        return bool(self.world.agree(int(self.fraction >= self._next_share() and self.fraction < 1)))
+
+    def _next_share(self) -> float:
+        done = self.curve[-1].fraction if self.curve else -1.0
+        return min((share for share in self.spec.train.evaluate_at if share > done), default=1.0)
+
+    def validate(self) -> None:
+        """Score the network on the whole validation set and add a point to the curve; off the clock."""
+        with self.meter.segment("eval"):
+            mine = evaluate(
+                self.model,
+                self.val_rows,
+                self.perceptual,
+                device=self.device,
+                precision=self.eval_precision,
+                alex=self.alex,
+            )
+            self.scores = sorted(self.world.gather(mine), key=lambda score: score.image_id)
+        self.curve.append(
+            CurvePoint(
+                arch=self.spec.arch,
+                seed=self.spec.seed,
+                step=self.step,
+                epochs=self.epochs,
+                fraction=self.fraction if self.trainable else 0.0,
+                charged_usd=self.meter.charged_usd,
+                loss=self.loss,
+                **mean_scores(self.scores),
+            )
+        )
+        self._loss_sum.zero_()
+        self._loss_steps = 0
+
+    @property
+    def loss(self) -> float | None:
+        """Mean training loss since the last validation; waits for the device."""
+        return self._loss_sum.item() / self._loss_steps if self._loss_steps else None
+
+    def state(self) -> dict[str, Any]:
+        """What a later attempt needs to go on exactly here."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "step": self.step,
+            "meter": self.meter.state(),
+            "curve": [asdict(point) for point in self.curve],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()` of an earlier attempt."""
+        self.model.load_state_dict(state["model"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self.meter.load_state(state["meter"])
+        self.curve = [CurvePoint(**point) for point in state["curve"]]
+
+    def progress(self, phase: Literal["training", "validating", "ended"], status: str | None = None) -> Progress:
+        """Where the trial stands."""
+        left: float | None = None
+        if self.fraction > 0:
+            seconds = self.meter.charged_seconds / self.world.size
+            left = max(0.0, seconds / self.fraction - seconds)
+        return Progress(
+            arch=self.spec.arch,
+            seed=self.spec.seed,
+            phase=phase,
+            fraction=self.fraction,
+            charged_usd=self.meter.charged_usd,
+            budget_usd=self._limit_usd,
+            epochs=self.epochs,
+            loss=self.loss,
+            perceptual=self.curve[-1].perceptual if self.curve else None,
+            seconds_left=left,
+            validations=len(self.curve),
+            status=status,
+        )
+
+    def row(self, status: Status) -> TrialRow:
+        """The trial's line in the table."""
+        charged = self.meter.charged_seconds
+        last = asdict(self.curve[-1])
+        return TrialRow(
+            arch=self.spec.arch,
+            seed=self.spec.seed,
+            status=status,
+            params=count_parameters(self.model),
+            steps=self.step,
+            epochs=self.epochs,
+            budget_usd=self._limit_usd,
+            charged_usd=self.meter.charged_usd,
+            billed_usd=self.meter.billed_usd,
+            usd_per_epoch=self.meter.charged_usd / self.epochs if self.step else None,
+            samples_per_s=self.samples / charged if self.step else None,
+            stall_share=self.world.size * self.meter.seconds["stall"] / charged if self.step else None,
+            perceptual_name=self.perceptual.info.name,
+            perceptual_start=self.curve[0].perceptual,
+            **{name: last[name] for name in MEAN_NAMES},
+            precision=self.precision,
+            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            checkpoint=self.files.checkpoint,
+        )
+
+
+def _is_constant(pictures: Tensor) -> Tensor:
+    return pictures.detach().amax() == pictures.detach().amin()
+
+
+def unfinished_row(spec: TrialSpec, status: Status, error: str, perceptual_name: str) -> TrialRow:
+    """The line of a trial that left none itself, with what its last validation found."""
+    files = TrialFiles(spec.run, spec.arch, spec.seed)
+    curve = files.read_curve()
+    reached: dict[str, Any] = {}
+    if curve:
+        last = asdict(curve[-1])
+        reached = {name: last[name] for name in MEAN_NAMES}
+        reached |= {"steps": last["step"], "epochs": last["epochs"], "charged_usd": last["charged_usd"]}
+        reached |= {"perceptual_start": curve[0].perceptual, "checkpoint": files.checkpoint}
+    return TrialRow(
+        arch=spec.arch,
+        seed=spec.seed,
+        status=status,
+        params=count_parameters(build_model(spec.arch, 2)),
+        budget_usd=spec.budget.limit_usd(spec.price),
+        perceptual_name=perceptual_name,
+        error=error,
+        **reached,
+    )
