@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from typing import Any
 
 import ray
 
@@ -22,7 +23,7 @@ def start_ray(*, num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    local = {"num_cpus": num_cpus, "include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": False} if address == "local" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         ray.init(

@@ -23,7 +23,7 @@ from raysr.losses import PerceptualInfo, load_perceptual
 from raysr.manifest import Manifest
 from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig, chosen_budget
-from raysr.progress import Board, ProgressDisplay
+from raysr.progress import Board, ProgressDisplay, Snapshot
 from raysr.provenance import RunInfo, device_name, now
 from raysr.runs import Outcome, Run, TrialFiles, TrialRow, gather, new_run_folder
 from raysr.train import BoardReporter, check_trials, run_trial, train_worker
@@ -126,11 +126,11 @@ def _run_all(
     actor: Any = ray.remote(Board)
     board = actor.options(num_cpus=0).remote()
 
-    def snapshot() -> list[dict[str, Any]]:
+    def snapshot() -> Snapshot:
         try:
             return ray.get(board.snapshot.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
-            return []  # the board went down with the cluster: the trials' own errors tell why
+            return Snapshot([], [])  # the board went down with the cluster: the trials' own errors tell why
 
     errors: dict[tuple[str, int], str] = {}
     interrupted = False

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -35,32 +35,44 @@ class Progress:
     status: str | None = None
 
 
+class Snapshot(NamedTuple):
+    """What a board shows."""
+
+    trials: list[dict[str, Any]]
+    """Where every trial stands, in the order in which they began."""
+    news: list[dict[str, Any]]
+    """Where each stood after each validation and at its end."""
+
+
 class Board:
     """Collects the latest progress of every trial; a Ray actor in a comparison, so that all workers reach it."""
 
     def __init__(self) -> None:
         self.latest: dict[tuple[str, int], dict[str, Any]] = {}
+        self.news: list[dict[str, Any]] = []
 
     def update(self, progress: dict[str, Any]) -> None:
-        """Take over where one trial stands."""
-        self.latest[progress["arch"], progress["seed"]] = progress
+        """Take over where one trial stands; what follows a validation, and an end, is news."""
+        key = (progress["arch"], progress["seed"])
+        seen = max((old["validations"] for old in self.news if (old["arch"], old["seed"]) == key), default=0)
+        if progress["phase"] == "ended" or progress["validations"] > seen:
+            self.news.append(progress)
+        self.latest[key] = progress
 
-    def snapshot(self) -> list[dict[str, Any]]:
-        """Where every trial stands, in the order in which they began."""
-        return list(self.latest.values())
+    def snapshot(self) -> Snapshot:
+        """Where every trial stands, and all news."""
+        return Snapshot(list(self.latest.values()), list(self.news))
 
 
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     """Shows the board until it is left. Without a terminal: one plain line per trial and validation."""
 
-    def __init__(
-        self, snapshot: Callable[[], list[dict[str, Any]]], console: Console, trials: int, perceptual_name: str
-    ) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], console: Console, trials: int, perceptual_name: str) -> None:
         """Show what `snapshot` of a board gives; it is called from another thread."""
         self.snapshot, self.console, self.trials, self.perceptual_name = snapshot, console, trials, perceptual_name
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-        self._printed: dict[tuple[str, int], tuple[int, str]] = {}
+        self._printed = 0
 
     def __enter__(self) -> "ProgressDisplay":
         self._thread.start()
@@ -74,12 +86,12 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
 
     def _run(self) -> None:
         if not self.console.is_terminal:
-            self._poll(self._print_news)
+            self._poll(lambda snapshot: self._print_news(snapshot.news))
             return
         with Live(console=self.console, refresh_per_second=4, transient=True) as live:
-            self._poll(lambda trials: live.update(self._table(trials)))
+            self._poll(lambda snapshot: live.update(self._table(snapshot.trials)))
 
-    def _poll(self, show: Callable[[list[dict[str, Any]]], None]) -> None:
+    def _poll(self, show: Callable[[Snapshot], None]) -> None:
         while True:
             last = self._stop.wait(POLL_S)
             show(self.snapshot())
@@ -93,16 +105,13 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             table.add_row(*_cells(trial))
         return table
 
-    def _print_news(self, trials: list[dict[str, Any]]) -> None:
-        for trial in trials:
-            key = (trial["arch"], trial["seed"])
-            news = (trial["validations"], "ended" if trial["phase"] == "ended" else "")
-            if trial["validations"] == 0 or trial["phase"] == "validating" or self._printed.get(key) == news:
-                continue
-            self._printed[key] = news
-            names = ("", "", "spent", "of budget", "epoch", "loss", self.perceptual_name, "left")
-            words = [f"{name} {cell}".strip() for name, cell in zip(names, _cells(trial), strict=True) if cell != "-"]
+    def _print_news(self, news: list[dict[str, Any]]) -> None:
+        names = ("", "", "spent", "of budget", "epoch", "loss", self.perceptual_name, "left")
+        for progress in news[self._printed :]:
+            cells = zip(names, _cells(progress), strict=True)
+            words = [f"{name} {cell}".strip() for name, cell in cells if cell != "-"]
             self.console.print("  ".join(words), soft_wrap=True, highlight=False)
+        self._printed = max(self._printed, len(news))
 
 
 def _cells(trial: dict[str, Any]) -> list[str]:

@@ -255,7 +255,8 @@ def _curve(run: Run) -> str:
         "#56b4e9",
     )  # Okabe & Ito: safe for colour blindness
     archs = [arch for arch in dict.fromkeys(trial.arch for trial in run.trials) if arch != "bicubic"]
-    for (arch, seed), points in run.curves.groupby(["arch", "seed"], sort=False):
+    groups: Any = run.curves.groupby(["arch", "seed"], sort=False)
+    for (arch, seed), points in groups:
         if arch == "bicubic":
             level = float(points["perceptual"].iloc[-1])
             figure.add_hline(level, line_dash="dash", line_color="#555", annotation_text=f"bicubic {level:.4f}")
@@ -264,10 +265,10 @@ def _curve(run: Run) -> str:
             x=points["charged_usd"],
             y=points["perceptual"],
             mode="lines+markers",
-            name=find_architecture(str(arch)).title,
-            legendgroup=str(arch),
+            name=find_architecture(arch).title,
+            legendgroup=arch,
             showlegend=bool(seed == 0),
-            line_color=colours[archs.index(str(arch)) % len(colours)],
+            line_color=colours[archs.index(arch) % len(colours)],
             customdata=points[["step", "epochs"]],
             hovertemplate="$%{x:.3g}, step %{customdata[0]}, epoch %{customdata[1]:.1f}: %{y:.4f}",
         )

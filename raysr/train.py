@@ -138,7 +138,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
-    """Find out before any money is spent what would fail every trial: a damaged set, a batch or budget that does not fit.
+    """Find out before any money is spent what would fail every trial: a damaged set, a batch that does not fit.
 
     Leaves the report's validation picture in the run's folder and returns its `image_id`. Raises ManifestError or
     ValueError.
