@@ -16,7 +16,7 @@ from raysr import storage
 from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget, price_per_hour
 from raysr.evaluate import to_uint8, upscale
 from raysr.losses import load_perceptual
-from raysr.models import find_architecture
+from raysr.models import build_model, find_architecture
 from raysr.pairs import PairSet, TrainingBatches
 from raysr.progress import Board, Progress, ProgressDisplay
 from raysr.provenance import RunInfo, device_name, now
@@ -148,6 +148,7 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
     config = first.train
     batches = TrainingBatches(pairs, batch_size=config.batch_size, seed=0, world_size=workers, patch_px=config.patch_px)
     for spec in specs:
+        build_model(spec.arch, pairs.geometry.scale)
         if not spec.untrained:
             spec.budget.limit_steps(spec.arch, batches.steps_per_epoch)
     picture = val.read_group(0)[0]

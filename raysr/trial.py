@@ -163,7 +163,8 @@ class Trial:
             return self.world.agree(int(left > 0))
         due = self._next_share() * self._limit_usd - self.meter.charged_usd
         # Half of what is left, then half of the rest: a step that grows dearer on the way costs one step at most.
-        steps = max(1, min(longest, int(min(left, due) / step_usd / 2))) if left >= step_usd else 0
+        affordable = left >= step_usd * (1 - 1e-9)  # sums of dollars carry rounding errors
+        steps = max(1, min(longest, int(min(left, due) / step_usd / 2))) if affordable else 0
         return self.world.agree(steps)
 
     def take_steps(self, steps: int) -> None:

@@ -307,7 +307,9 @@ def test_a_manifest_of_another_version_is_refused(small_set: str, version: objec
     file = Path(small_set) / MANIFEST
     manifest = json.loads(file.read_text()) | {"schema_version": version}
     file.write_text(json.dumps(manifest))
-    with pytest.raises(ManifestError, match=rf"has schema version {version!r}, but this raysr reads 1: prepare the set again"):
+    with pytest.raises(
+        ManifestError, match=rf"has schema version {version!r}, but this raysr reads 1: prepare the set again"
+    ):
         Manifest.read(small_set)
 
 

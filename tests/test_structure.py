@@ -1,0 +1,77 @@
+"""The house keeps its shape: data flows one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = [
+    *("storage", "images", "sources", "manifest", "pairs", "cluster", "prepare", "models", "precision", "losses"),
+    *("metrics", "evaluate", "cost", "world", "runs", "progress", "trial", "provenance", "train", "presets"),
+    *("compare", "report", "cli"),
+]
+"""A module imports only from those before it."""
+
+RAY = {"ray.train": {"train", "compare"}, "ray.tune": {"compare"}, "ray.data": {"prepare"}}
+"""Who may know a part of Ray. compare.py only hands train.py's worker to Ray Train's trainer."""
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "raysr").rglob("*.py"))
+
+
+def imported(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def place(file: Path) -> str:
+    return file.relative_to(ROOT / "raysr").with_suffix("").parts[0]
+
+
+def test_every_module_has_a_place_in_the_order() -> None:
+    assert {place(file) for file in modules()} - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("file", modules(), ids=place)
+def test_a_module_imports_only_from_those_before_it(file: Path) -> None:
+    if place(file) == "__init__":
+        return
+    mine = ORDER.index(place(file))
+    for name in imported(file):
+        parts = name.split(".")
+        if parts[0] == "raysr" and len(parts) > 1 and parts[1] in ORDER:
+            before = ORDER.index(parts[1]) < mine or parts[1] == place(file) == "models"
+            assert before, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("part", RAY)
+def test_only_its_own_module_knows_a_part_of_ray(part: str) -> None:
+    knowing = {place(file) for file in modules() if any(n == part or n.startswith(part + ".") for n in imported(file))}
+    assert knowing == RAY[part]
+
+
+def test_the_training_loop_can_be_imported_where_ray_is_not() -> None:
+    at_import: set[str] = set()
+    for name in ("train", "trial", "provenance", "report", "progress", "runs", "evaluate"):
+        tree = ast.parse((ROOT / "raysr" / f"{name}.py").read_text())
+        at_import |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names} | {
+            str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)
+        }
+    assert not {name for name in at_import if name.split(".")[0] == "ray"}
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda job: job.stem)
+def test_a_job_parses_calls_and_prints_in_under_40_lines(job: Path) -> None:
+    assert len(job.read_text().splitlines()) < 40
+
+
+def test_files_stay_short_enough_to_be_read_in_one_go() -> None:
+    long = {file.name: len(file.read_text().splitlines()) for file in modules()}
+    assert {name: lines for name, lines in long.items() if lines > 340} == {}

@@ -1,0 +1,76 @@
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from raysr.cost import Budget
+from raysr.manifest import ManifestError
+from raysr.train import TrainOneConfig, train_one
+from raysr.trial import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
+
+
+def test_a_network_trained_alone_leaves_a_run_like_a_comparison(small_set: str, tmp_path: Path) -> None:
+    said = io.StringIO()
+    config = TrainOneConfig(
+        arch="espcn", data=small_set, out=str(tmp_path / "runs"), budget=Budget(gpu_seconds=1), train=TRAIN
+    )
+    outcome = train_one(config, Console(file=said, width=200))
+    assert (outcome.error, outcome.interrupted) == (None, False)
+    (trial,) = outcome.run.trials
+    assert trial.status == "finished"
+    assert trial.charged_usd == pytest.approx(0.27 / 3600, rel=0.2)
+    assert outcome.run.info["price"]["usd_per_hour"] == 0.27
+    assert outcome.run.info["perceptual"]["name"] == "LPIPS (random VGG)"
+    assert (
+        outcome.run.info["data"]["content_sha256"]
+        == json.loads(Path(small_set, "manifest.json").read_text())["content_sha256"]
+    )
+    assert outcome.run.curves["step"].iloc[0] == 0
+    assert sorted(outcome.run.images["image_id"]) == sorted(pd.unique(outcome.run.images["image_id"]))
+    lines = said.getvalue().splitlines()
+    assert lines[0] == f"run folder: {outcome.run.folder}"
+    # A line a validation (start, half, end) and one for the end of the trial.
+    assert [line.split("  ")[1] for line in lines[1:]] == ["training", "training", "training", "finished"]
+
+
+def test_a_folder_without_a_set_is_refused_before_a_run_is_made(tmp_path: Path) -> None:
+    config = TrainOneConfig(arch="espcn", data=str(tmp_path), out=str(tmp_path / "runs"), train=TRAIN)
+    with pytest.raises(ManifestError, match=r"holds no prepared set \(manifest.json is missing\).*jobs/prepare.py"):
+        train_one(config, Console(file=io.StringIO()))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_architecture_gets_a_hint() -> None:
+    with pytest.raises(ValueError, match=r"unknown architecture 'espn'; did you mean 'espcn'\?"):
+        TrainOneConfig(arch="espn", data="set")
+
+
+def test_ctrl_c_keeps_what_was_reached(small_set: str, tmp_path: Path) -> None:
+    command = [sys.executable, "jobs/train.py", "espcn", "--data", small_set, "--out", str(tmp_path / "runs")]
+    command += ["--budget.gpu-seconds", "120", "--perceptual", "vgg-random", "--batch-size", "2", "--patch-px", "16"]
+    command += ["--evaluate-at", "0.01"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        for line in job.stdout:
+            if "of budget 1%" in line:
+                break
+        job.send_signal(signal.SIGINT)
+        out, err = job.communicate(timeout=60)
+    assert job.returncode == 130, err
+    assert "stopped before the end" in err
+    assert "report.html" in out
+    (run,) = (tmp_path / "runs").iterdir()
+    row = json.loads((run / "trials.jsonl").read_text())
+    assert row["status"] == "interrupted"
+    assert row["steps"] > 0
+    assert (run / row["checkpoint"]).is_file()
+    assert (run / "report.html").stat().st_size > 1_000_000  # plotly is inside

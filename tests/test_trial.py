@@ -1,0 +1,276 @@
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
+
+from raysr.cost import DEFAULT_PRICE, Budget
+from raysr.evaluate import to_uint8, upscale
+from raysr.models import build_model
+from raysr.pairs import PairSet
+from raysr.progress import Progress
+from raysr.runs import TrialFiles
+from raysr.train import BoardReporter, run_trial
+from raysr.trial import DEAD_AFTER_CHECKS, TrainConfig, Trial, TrialSpec, unfinished_row
+from raysr.world import World
+
+CONFIG = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
+SILENT = BoardReporter(lambda progress: None)
+
+
+class Clock:
+    """Stands still but for `advance`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def make_trial(small_set: str, tmp_path: Path) -> Callable[..., Trial]:
+    def make(
+        arch: str = "espcn",
+        budget: Budget | None = None,
+        step_seconds: Callable[[int], float] = lambda step: 1.0,
+        run: str = "run",
+        train: TrainConfig = CONFIG,
+    ) -> Trial:
+        """A trial whose steps take `step_seconds(step)` of its own clock."""
+        spec = TrialSpec(
+            arch=arch,
+            seed=3,
+            data=small_set,
+            run=str(tmp_path / run),
+            budget=budget or Budget(gpu_seconds=10),
+            price=DEFAULT_PRICE,
+            train=train,
+        )
+        clock = Clock()
+        trial = Trial(spec, World(), clock=clock)
+        if trial.optimizer is not None:
+            trial.optimizer.register_step_post_hook(lambda *_: clock.advance(step_seconds(trial.step)))
+        return trial
+
+    return make
+
+
+def weights(trial: Trial) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trial.model.state_dict().items()}
+
+
+def test_two_steps_and_two_more_after_a_checkpoint_equal_four(make_trial: Callable[..., Trial]) -> None:
+    straight = make_trial()
+    straight.take_steps(4)
+    first = make_trial()
+    first.take_steps(2)
+    first.validate()
+    buffer = io.BytesIO()
+    torch.save(first.state(), buffer)
+    second = make_trial()
+    second.load_state(torch.load(io.BytesIO(buffer.getvalue())))
+    second.take_steps(2)
+    assert second.step == 4
+    assert [point.step for point in second.curve] == [2]
+    assert second.meter.charged_usd == pytest.approx(straight.meter.charged_usd)
+    assert second.meter.step_usd == pytest.approx(straight.meter.step_usd)
+    for name, tensor in weights(straight).items():
+        assert torch.equal(second.model.state_dict()[name], tensor), name
+
+
+def test_a_trial_ends_on_the_last_step_that_its_budget_pays(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(budget=Budget(gpu_seconds=10), step_seconds=lambda step: 0.7)
+    row = run_trial(trial, SILENT)
+    assert row.status == "finished"
+    assert row.steps == 14
+    assert row.charged_usd == pytest.approx(DEFAULT_PRICE.usd(9.8))
+    assert row.budget_usd == pytest.approx(DEFAULT_PRICE.usd(10))
+    assert row.usd_per_epoch == pytest.approx(DEFAULT_PRICE.usd(0.7 * 3))
+    assert row.samples_per_s == pytest.approx(2 / 0.7)
+
+
+def test_steps_that_grow_dearer_overshoot_by_less_than_one_of_them(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(budget=Budget(gpu_seconds=20), step_seconds=lambda step: 0.1 * 1.1**step)
+    run_trial(trial, SILENT)
+    assert trial.meter.charged_seconds < 20 + 0.1 * 1.1**trial.step
+    assert trial.meter.charged_seconds > 20 - 0.1 * 1.1**trial.step
+
+
+def test_a_trial_that_has_spent_its_budget_takes_no_step_after_a_resume(make_trial: Callable[..., Trial]) -> None:
+    spent = make_trial(budget=Budget(gpu_seconds=3))
+    run_trial(spent, SILENT)
+    assert spent.step == 3
+    again = make_trial(budget=Budget(gpu_seconds=3))
+    again.load_state(spent.state())
+    row = run_trial(again, SILENT)
+    assert row.steps == 3
+    assert row.charged_usd == pytest.approx(DEFAULT_PRICE.usd(3))
+
+
+def test_validation_and_reporting_are_free(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(budget=Budget(gpu_seconds=4))
+    clock = trial.meter._clock
+    assert isinstance(clock, Clock)
+
+    class Slow(BoardReporter):
+        def validated(self, trial: Trial) -> None:
+            clock.advance(1000)
+
+    row = run_trial(trial, Slow(lambda progress: None))
+    assert row.steps == 4
+    assert row.charged_usd == pytest.approx(DEFAULT_PRICE.usd(4))
+    assert row.billed_usd > DEFAULT_PRICE.usd(3000)
+
+
+def test_a_budget_of_epochs_is_taken_to_the_step(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(budget=Budget(epochs={"espcn": 2}))
+    row = run_trial(trial, SILENT)
+    assert (row.steps, row.epochs, row.budget_usd) == (6, 2.0, None)
+
+
+def test_the_curve_begins_before_the_first_step_and_ends_after_the_last(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(budget=Budget(gpu_seconds=8))
+    row = run_trial(trial, SILENT)
+    assert [point.step for point in trial.curve] == [0, 4, 8]
+    assert [point.fraction for point in trial.curve] == pytest.approx([0, 0.5, 1])
+    assert trial.curve[0].charged_usd == 0
+    assert row.perceptual_start == trial.curve[0].perceptual
+    assert row.perceptual == trial.curve[-1].perceptual
+    assert row.perceptual != row.perceptual_start
+
+
+def test_a_trial_leaves_weights_scores_and_a_picture_that_agree(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(budget=Budget(gpu_seconds=2))
+    row = run_trial(trial, SILENT)
+    folder = Path(trial.spec.run)
+    assert row.checkpoint is not None
+    model = build_model("espcn", 2)
+    model.load_state_dict(load_file(folder / row.checkpoint))
+    first = PairSet(trial.spec.data, "val").read_group(0)[0]
+    picture = np.asarray(Image.open(folder / "trials/espcn-3/picture.png"))
+    assert np.array_equal(picture, to_uint8(upscale(model, first, torch.device("cpu"), "float32")))
+    files = TrialFiles(trial.spec.run, "espcn", 3)
+    assert files.read_row() == row
+    assert files.read_curve() == trial.curve
+    assert [score["image_id"] for score in files.read_images()] == [score.image_id for score in trial.scores]
+
+
+def test_a_network_whose_picture_has_died_ends_as_dead_with_money_left(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial("inverted_unet3", Budget(gpu_seconds=100))
+    with torch.no_grad():
+        trial.model.layers[-2].bias.fill_(-100)
+    row = run_trial(trial, SILENT)
+    assert row.status == "dead"
+    assert row.steps == DEAD_AFTER_CHECKS
+
+
+def test_a_loss_that_is_no_number_ends_the_trial_as_diverged(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial("srcnn", Budget(gpu_seconds=100))
+    with torch.no_grad():
+        trial.model.layers[0].bias.fill_(float("nan"))
+    row = run_trial(trial, SILENT)
+    assert (row.status, row.steps) == ("diverged", 1)
+
+
+def test_bicubic_is_scored_and_spends_nothing(make_trial: Callable[..., Trial]) -> None:
+    row = run_trial(make_trial("bicubic"), SILENT)
+    assert (row.status, row.steps, row.charged_usd, row.params) == ("finished", 0, 0.0, 0)
+    assert row.perceptual is not None
+    assert row.psnr is not None
+    assert row.psnr > 20
+
+
+def test_random_crops_leave_validation_on_whole_squares(make_trial: Callable[..., Trial]) -> None:
+    whole = make_trial("bicubic", train=replace(CONFIG, patch_px=None))
+    crops = make_trial("bicubic")
+    whole.validate()
+    crops.validate()
+    assert crops.scores == whole.scores
+
+
+def test_the_seed_decides_the_first_weights_and_nothing_else_does(make_trial: Callable[..., Trial]) -> None:
+    torch.manual_seed(99)
+    one = weights(make_trial())
+    torch.rand(7)
+    two = weights(make_trial())
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_row_made_for_an_interrupted_trial_holds_its_last_validation(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(budget=Budget(gpu_seconds=8))
+
+    class Interrupt(BoardReporter):
+        def validated(self, trial: Trial) -> None:
+            if trial.step:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial, Interrupt(lambda progress: None))
+    row = unfinished_row(trial.spec, "interrupted", "stopped", "LPIPS (random VGG)")
+    assert (row.status, row.steps, row.params) == ("interrupted", 4, 21284)
+    assert row.perceptual == trial.curve[-1].perceptual
+    assert row.perceptual_start == trial.curve[0].perceptual
+    assert (Path(trial.spec.run) / str(row.checkpoint)).is_file()
+
+
+def test_progress_tells_how_long_the_rest_will_take(make_trial: Callable[..., Trial]) -> None:
+    seen: list[Progress] = []
+
+    class Watch(BoardReporter):
+        def progress(self, progress: Progress) -> None:
+            seen.append(progress)
+
+    run_trial(make_trial(budget=Budget(gpu_seconds=8)), Watch(lambda progress: None))
+    half = next(progress for progress in seen if progress.validations == 2)
+    assert half.fraction == pytest.approx(0.5)
+    assert half.seconds_left == pytest.approx(4)
+    assert (seen[-1].phase, seen[-1].status) == ("ended", "finished")
+
+
+@pytest.mark.parametrize("bad", [{"learning_rate": 0}, {"batch_size": 0}, {"evaluate_at": (0.5, 1.0)}])
+def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"must be above 0|between 0 and 1"):
+        replace(CONFIG, **bad)
+
+
+def two_workers(rank: int, address: str, data: str, run: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    spec = TrialSpec(
+        arch="espcn",
+        seed=0,
+        data=data,
+        run=run,
+        budget=Budget(epochs={"espcn": 2}),
+        price=DEFAULT_PRICE,
+        train=replace(CONFIG, evaluate_at=()),
+    )
+    trial = Trial(spec, World.current(torch.device("cpu")), wrap=DistributedDataParallel)
+    row = run_trial(trial, SILENT)
+    torch.save({"weights": weights(trial), "row": row, "train": trial.meter.seconds}, f"{run}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_one_network_and_both_are_paid(small_set: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.multiprocessing.spawn(two_workers, (f"file://{tmp_path}/meet", small_set, str(run)), nprocs=2)
+    one, two = (torch.load(run / f"rank{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert one["row"].steps == two["row"].steps == 6
+    assert one["row"].charged_usd == pytest.approx(
+        DEFAULT_PRICE.usd(2 * (one["train"]["train"] + one["train"]["stall"]))
+    )
+    for name, tensor in one["weights"].items():
+        assert torch.equal(two["weights"][name], tensor), name
+    # Validation is shared out: both pictures are in rank 0's scores.
+    assert len(TrialFiles(str(run), "espcn", 0).read_images()) == 2
