@@ -1,0 +1,38 @@
+# make demo: the comparison on bundled photographs.   make test: the fast tests.
+# Both make .venv first; a second call finds it there.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint slow lock clean
+
+demo: $(STAMP)
+	$(PY) jobs/compare.py demo
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+slow: $(STAMP)
+	$(PY) -m pytest -m slow
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "raysr needs Python 3.11 or newer, %s is %d.%d; name another: make PYTHON=python3.12" % ((sys.executable,) + v))'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+# Exact versions with hashes, for every Python and platform that pyproject.toml allows; needs uv.
+lock:
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,72 @@
+"""cluster.yaml, as far as it can be checked without a cloud."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "cluster.yaml").read_text()
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return yaml.safe_load(TEXT)
+
+
+def test_ray_itself_accepts_the_cluster(config: dict[str, Any]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["head_node_type"] in prepared["available_node_types"]
+
+
+def test_a_misspelt_setting_would_not_pass(config: dict[str, Any]) -> None:
+    from jsonschema import ValidationError
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    with pytest.raises(ValidationError, match="idle_timeout_minuets"):
+        validate_config(prepare_config(config | {"idle_timeout_minuets": 5}))
+
+
+def test_node_settings_are_names_that_ec2_knows(config: dict[str, Any]) -> None:
+    known = {"InstanceType", "ImageId", "BlockDeviceMappings", "MetadataOptions", "IamInstanceProfile"}
+    for node in config["available_node_types"].values():
+        assert set(node["node_config"]) - {"InstanceMarketOptions"} == known
+        (disk,) = node["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["Encrypted"] is True
+        assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_nothing_is_open_to_the_world(config: dict[str, Any]) -> None:
+    assert "0.0.0.0" not in TEXT
+    for rule in config["provider"]["security_group"]["IpPermissions"]:
+        assert (rule["FromPort"], rule["ToPort"]) == (22, 22)
+        assert all(source["CidrIp"].endswith("/32") for source in rule["IpRanges"])
+    (start,) = (command for command in config["head_start_ray_commands"] if "ray start" in command)
+    assert "--dashboard-host=127.0.0.1" in start
+
+
+def test_every_connection_needs_the_token(config: dict[str, Any]) -> None:
+    assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+def test_the_image_has_the_ray_that_is_locked_and_a_python_that_is_supported(config: dict[str, Any]) -> None:
+    found = re.fullmatch(r"rayproject/ray:([\d.]+)-py(\d)(\d+)-gpu", config["docker"]["image"])
+    assert found is not None
+    assert found[1] == ray.__version__
+    assert f"\nray=={found[1]} " in (ROOT / "requirements.lock").read_text()
+    assert (int(found[2]), int(found[3])) >= (3, 11)
+
+
+def test_workers_are_spot_gpus_and_the_head_is_neither(config: dict[str, Any]) -> None:
+    head, gpu = (config["available_node_types"][name] for name in ("head", "gpu"))
+    assert "InstanceMarketOptions" not in head["node_config"]
+    assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert gpu["resources"]["GPU"] == 1
+    assert gpu["min_workers"] <= gpu["max_workers"] <= config["max_workers"]
