@@ -124,5 +124,5 @@ def _cells(trial: dict[str, Any]) -> list[str]:
         f"{trial['epochs']:.1f}",
         "-" if trial["loss"] is None else f"{trial['loss']:.4f}",
         "-" if trial["perceptual"] is None else f"{trial['perceptual']:.4f}",
-        "-" if left is None else f"{left // 60:.0f}:{left % 60:02.0f}",
+        "-" if left is None else f"{int(left) // 60}:{int(left) % 60:02}",
     ]

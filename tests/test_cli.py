@@ -1,0 +1,94 @@
+import re
+
+import pytest
+
+from raysr.cli import parse_preset
+from raysr.cost import Budget
+from raysr.presets import BUDGETS, PRESETS, CompareConfig, chosen_budget
+
+
+def parse(*words: str) -> CompareConfig:
+    return parse_preset(PRESETS, "demo", words)
+
+
+def complaint_in(err: str) -> str:
+    """Standard error without the frame that tyro draws around it and its line breaks."""
+    return " ".join(re.sub(r"[│╭╮╰╯─|+-]{2,}|│", " ", err).split())
+
+
+def test_no_word_at_all_is_the_demo() -> None:
+    assert parse() == PRESETS["demo"][1]
+    assert parse("--seeds", "2").preset == "demo"
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("dmeo", "demo"), ("papers", "paper"), ("paper_epochs", "paper-epochs")])
+def test_an_unknown_preset_gets_a_hint(wrong: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(wrong)
+    assert ended.value.code == 2
+    assert f"unknown preset {wrong!r}; did you mean {meant!r}? known: demo, paper" in capsys.readouterr().err
+
+
+def test_an_unknown_architecture_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("demo", "--archs", "bicubic", "espncn")
+    assert ended.value.code == 2
+    assert "unknown architecture 'espncn'; did you mean 'espcn'?" in complaint_in(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--archs", "espcn", "espcn"], "takes each architecture once, got espcn espcn"),
+        (["--seeds", "0"], "must be at least 1"),
+        (["--learning-rate", "0"], "must be above 0"),
+        (["--evaluate-at", "1.5"], "between 0 and 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("demo", *words)
+    assert ended.value.code == 2
+    assert complaint in complaint_in(capsys.readouterr().err)
+
+
+def test_help_names_the_presets_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--help")
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert all(preset in out for preset in PRESETS)
+    assert "$5.20" in out
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_flags_override_a_preset_and_leave_the_rest(preset: str) -> None:
+    config = parse(preset, "--archs", "bicubic", "espcn", "--patch-px", "48", "--price", "1.5", "--budget.usd", "2")
+    frozen = PRESETS[preset][1]
+    assert (config.archs, config.train.patch_px, config.price) == (("bicubic", "espcn"), 48, 1.5)
+    assert config.train.learning_rate == frozen.train.learning_rate
+    assert chosen_budget(config) == Budget(usd=2)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_has_one_budget_of_its_own(preset: str) -> None:
+    assert chosen_budget(parse(preset)) == BUDGETS[preset].checked()
+
+
+def test_two_budgets_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="give exactly one of"):
+        chosen_budget(parse("demo", "--budget.usd", "1", "--budget.gpu-seconds", "3"))
+
+
+def test_the_paper_preset_has_the_papers_numbers() -> None:
+    paper = parse("paper")
+    assert paper.archs == ("bicubic", "srcnn", "espcn", "inverted_unet3", "inverted_unet4")
+    assert (paper.train.batch_size, paper.train.learning_rate, paper.train.patch_px) == (8, 1e-4, None)
+    assert (paper.train.perceptual, paper.train.precision, paper.price) == ("vgg", "float32", 0.27)
+    assert chosen_budget(paper) == Budget(usd=5.20)
+
+
+def test_the_paper_epochs_preset_has_the_papers_epochs() -> None:
+    assert chosen_budget(parse("paper-epochs")) == Budget(epochs={"srcnn": 50, "espcn": 40, "inverted_unet3": 10})

@@ -1,0 +1,140 @@
+import contextlib
+
+import pytest
+
+from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget, CostMeter, Price, format_usd, price_per_hour
+
+DOLLAR_A_SECOND = Price(usd_per_hour=3600, source="test", date="2026-11-24")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def spend(meter: CostMeter, clock: Clock, seconds: float, steps: int = 1, waiting: float = 0.0) -> None:
+    with meter.training(steps):
+        with meter.waiting_for_data():
+            clock.now += waiting
+        clock.now += seconds
+
+
+def test_steps_and_waiting_for_data_are_charged_and_nothing_else_is() -> None:
+    clock = Clock()
+    meter = CostMeter(DOLLAR_A_SECOND, clock=clock)
+    for name, seconds in (("setup", 10), ("eval", 20), ("checkpoint", 40)):
+        with meter.segment(name):
+            clock.now += seconds
+    clock.now += 1000  # outside of any segment
+    spend(meter, clock, 3, waiting=2)
+    assert meter.seconds == {"setup": 10, "train": 3, "stall": 2, "eval": 20, "checkpoint": 40}
+    assert meter.charged_usd == pytest.approx(5)
+    assert meter.billed_usd == pytest.approx(75)
+
+
+def test_every_accelerator_is_paid_until_the_slowest_is_done() -> None:
+    clock = Clock()
+    meter = CostMeter(DOLLAR_A_SECOND, accelerators=4, clock=clock, slowest=lambda seconds: seconds + 1)
+    spend(meter, clock, 2)
+    assert meter.charged_seconds == pytest.approx(12)
+    assert meter.charged_usd == pytest.approx(12)
+    assert meter.step_usd == pytest.approx(12)
+
+
+def test_the_device_is_waited_for_at_both_ends_and_not_at_every_step() -> None:
+    waits: list[float] = []
+    clock = Clock()
+    meter = CostMeter(DOLLAR_A_SECOND, clock=clock, synchronise=lambda: waits.append(clock.now))
+    spend(meter, clock, 8, steps=8)
+    assert waits == [0, 8]
+    assert meter.step_usd == pytest.approx(1)
+
+
+def test_the_next_step_is_expected_to_cost_the_median_of_the_latest() -> None:
+    clock = Clock()
+    meter = CostMeter(DOLLAR_A_SECOND, clock=clock)
+    assert meter.step_usd is None
+    for seconds in (50, 1, 1, 1.5, 1, 2, 1, 1, 1):
+        spend(meter, clock, seconds)
+    assert meter.step_usd == pytest.approx(1)
+    for _ in range(5):
+        spend(meter, clock, 3)
+    assert meter.step_usd == pytest.approx(3)
+
+
+def test_time_is_counted_when_the_work_raises() -> None:
+    clock = Clock()
+    meter = CostMeter(DOLLAR_A_SECOND, clock=clock)
+    with contextlib.suppress(ZeroDivisionError), meter.segment("eval"):
+        clock.now += 7
+        _ = 1 / 0
+    assert meter.seconds["eval"] == 7
+
+
+def test_the_ledger_goes_on_from_a_checkpoint() -> None:
+    clock = Clock()
+    meter, later = CostMeter(DOLLAR_A_SECOND, clock=clock), CostMeter(DOLLAR_A_SECOND, clock=clock)
+    spend(meter, clock, 4, waiting=1)
+    later.load_state(meter.state())
+    assert later.charged_usd == pytest.approx(5)
+    assert later.step_usd == pytest.approx(5)
+    spend(later, clock, 2)
+    assert later.charged_usd == pytest.approx(7)
+    assert meter.charged_usd == pytest.approx(5)
+
+
+def test_seconds_of_an_accelerator_are_dollars_at_its_price() -> None:
+    assert Budget(gpu_seconds=3600).limit_usd(DEFAULT_PRICE) == pytest.approx(0.27)
+    assert Budget(usd=5.2).limit_usd(DEFAULT_PRICE) == 5.2
+    assert Budget(epochs={"espcn": 1}).limit_usd(DEFAULT_PRICE) is None
+
+
+def test_epochs_become_steps_for_each_architecture() -> None:
+    budget = Budget(epochs={"espcn": 40, "srcnn": 50})
+    assert budget.limit_steps("srcnn", 431) == 21550
+    assert Budget(usd=1).limit_steps("srcnn", 431) is None
+    with pytest.raises(ValueError, match="names no number for 'unet'; it has espcn, srcnn"):
+        budget.limit_steps("unet", 431)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget(), "give exactly one of --budget.usd, --budget.gpu-seconds, --budget.epochs; got {}"),
+        (Budget(usd=1, gpu_seconds=2), "give exactly one of .* {'usd': 1, 'gpu_seconds': 2}"),
+        (Budget(usd=0), "--budget.usd must be above 0, got 0"),
+        (Budget(gpu_seconds=-3), "--budget.gpu.seconds must be above 0, got -3"),
+        (Budget(epochs={"espcn": 0}), "--budget.epochs must be above 0"),
+        (Budget(epochs={}), "--budget.epochs must be above 0"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(budget: Budget, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        budget.checked()
+
+
+@pytest.mark.parametrize("usd", [0, -1, float("nan")])
+def test_a_price_must_be_above_0(usd: float) -> None:
+    with pytest.raises(ValueError, match="must be above 0 dollars an hour"):
+        Price(usd_per_hour=usd, source="", date="")
+
+
+def test_a_price_stands_with_its_source_and_date() -> None:
+    assert price_per_hour(0.27, "2030-01-01") == DEFAULT_PRICE
+    assert "RTX A5000" in DEFAULT_PRICE.source
+    given = price_per_hour(2.5, "2030-01-01")
+    assert (given.usd_per_hour, given.source, given.date) == (2.5, "given with --price", "2030-01-01")
+
+
+def test_the_papers_budget_is_what_it_paid() -> None:
+    assert Budget(usd=5.20) == PAPER_BUDGET
+
+
+@pytest.mark.parametrize(
+    ("usd", "shown"), [(0, "$0.00"), (5.2, "$5.20"), (0.0018751, "$0.00188"), (0.14, "$0.140"), (123.456, "$123.46")]
+)
+def test_dollars_are_shown_with_the_digits_that_count(usd: float, shown: str) -> None:
+    assert format_usd(usd) == shown

@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raysr.evaluate import MEAN_NAMES, ImageScore, evaluate, mean_scores, to_uint8, upscale
+from raysr.images import Box
+from raysr.losses import Perceptual, load_perceptual
+from raysr.models import build_model
+from raysr.pairs import PairRow, PairSet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def perceptual() -> Perceptual:
+    return load_perceptual("vgg-random")
+
+
+@pytest.fixture(scope="module")
+def rows(bundled_set: str) -> list[PairRow]:
+    return PairSet(bundled_set, "val").rows()[:4]
+
+
+def test_every_picture_gets_a_row(rows: list[PairRow], perceptual: Perceptual) -> None:
+    scores = evaluate(build_model("bicubic", 2), rows, perceptual, device=CPU, precision="float32")
+    assert [(score.image_id, score.photograph) for score in scores] == [(row.image_id, row.photograph) for row in rows]
+    for score in scores:
+        assert 20 < score.psnr < 50
+        assert score.psnr == score.psnr_content  # tiles have no bars
+        assert score.ms_ssim is None
+        assert score.note == "96 pixels are too few for ms_ssim"
+
+
+def test_content_is_scored_apart_from_its_bars(perceptual: Perceptual) -> None:
+    hr = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    hr[:16] = hr[48:] = 0
+    row = PairRow("a", "a", hr, hr[::2, ::2].copy(), Box(0, 16, 64, 48))
+    (score,) = evaluate(build_model("bicubic", 2), [row], perceptual, device=CPU, precision="float32")
+    assert score.psnr == pytest.approx(score.psnr_content + 10 * np.log10(2), abs=0.5)  # half of the square is right
+    assert "content is 32 pixels" in str(score.note)
+
+
+def test_the_network_is_left_as_it_was(rows: list[PairRow], perceptual: Perceptual) -> None:
+    class Watched(nn.Module):
+        def forward(self, lr: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return lr.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    for training in (True, False):
+        model = Watched().train(training)
+        evaluate(model, rows[:1], perceptual, device=CPU, precision="float32")
+        assert model.training is training
+
+
+def test_bfloat16_changes_a_picture_by_little(rows: list[PairRow]) -> None:
+    torch.manual_seed(0)
+    model = build_model("espcn", 2)
+    exact, rounded = (upscale(model, rows[0], CPU, precision) for precision in ("float32", "bfloat16"))
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.02
+
+
+def test_the_mean_leaves_out_pictures_without_a_score() -> None:
+    score = ImageScore(image_id="a", photograph="a", note=None, **dict.fromkeys(MEAN_NAMES, 1.0) | {"lpips_alex": None})
+    means = mean_scores([score, replace(score, psnr=3.0, ms_ssim=None)])
+    assert (means["psnr"], means["ms_ssim"], means["lpips_alex"]) == (2.0, 1.0, None)
+
+
+def test_a_picture_is_rounded_to_the_nearest_of_256_values() -> None:
+    sr = torch.tensor([[[[-0.2, 0.0, 0.499 / 255, 0.501 / 255, 254.6 / 255, 1.3]]]])
+    assert to_uint8(sr).tolist() == [[0, 0, 0, 1, 255, 255]]
