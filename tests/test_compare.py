@@ -1,0 +1,298 @@
+"""The comparison on a real local Ray: Tune over Train, with one trial that fails."""
+
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import prepare_here, synthetic
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
+
+from raysr.compare import compare
+from raysr.cost import DEFAULT_PRICE, Budget
+from raysr.images import Geometry
+from raysr.manifest import ManifestError
+from raysr.models import build_model
+from raysr.presets import CompareConfig
+from raysr.report import write_report
+from raysr.runs import Outcome
+from raysr.trial import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
+SECONDS = 6.0
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("photographs")
+    for index in range(8):
+        Image.fromarray(synthetic(index, 40, 30)).save(folder / f"{index:02d}.png")
+    return prepare_here(str(folder), tmp_path_factory.mktemp("set"), Geometry(hr_px=32, fit="pad"))
+
+
+def configured(pairs: str, out: Path, archs: tuple[str, ...], seconds: float = SECONDS) -> CompareConfig:
+    return CompareConfig(
+        preset="paper", archs=archs, data=pairs, out=str(out), budget=Budget(gpu_seconds=seconds), train=TRAIN
+    )
+
+
+@pytest.fixture(scope="module")
+def said() -> StringIO:
+    return StringIO()
+
+
+@pytest.fixture(scope="module")
+def outcome(pairs: str, said: StringIO, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Bicubic, SRCNN and ESPCN; ESPCN finds a file where its folder should be, so that its worker fails."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    (run / "trials").mkdir(parents=True)
+    (run / "trials" / "espcn-0").write_text("in the way")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raysr.compare.new_run_folder", lambda parent, name, stamp: str(run))
+        config = configured(pairs, run.parent, ("bicubic", "espcn", "srcnn"))
+        return compare(config, Console(file=said, width=200))
+
+
+def test_a_failed_trial_leaves_the_others_intact_and_names_its_error(outcome: Outcome) -> None:
+    statuses = {trial.arch: trial.status for trial in outcome.run.trials}
+    assert statuses == {"bicubic": "finished", "espcn": "failed", "srcnn": "finished"}
+    assert outcome.error is not None
+    assert re.search(r"NotADirectoryError|FileExistsError", outcome.error)
+    assert not outcome.interrupted
+
+
+def test_every_trained_network_spends_the_budget_and_bicubic_nothing(outcome: Outcome) -> None:
+    rows = {trial.arch: trial for trial in outcome.run.trials}
+    budget = SECONDS * 0.27 / 3600
+    assert rows["srcnn"].budget_usd == pytest.approx(budget)
+    assert rows["srcnn"].charged_usd == pytest.approx(budget, rel=0.1)
+    assert rows["srcnn"].charged_usd < rows["srcnn"].billed_usd
+    assert (rows["bicubic"].charged_usd, rows["bicubic"].steps) == (0, 0)
+
+
+def test_the_rows_carry_every_promised_column(outcome: Outcome) -> None:
+    promised = {"arch", "seed", "status", "params", "steps", "epochs", "budget_usd", "charged_usd", "usd_per_epoch"}
+    promised |= {"samples_per_s", "perceptual", "perceptual_name", "ms_ssim", "ssim", "psnr", "perceptual_content"}
+    promised |= {"ms_ssim_content", "checkpoint"}
+    for line in Path(outcome.run.folder, "trials.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert promised <= set(row)
+        assert row["perceptual_name"] == "LPIPS (random VGG)"
+
+
+def test_learning_is_measured_from_before_the_first_step(outcome: Outcome) -> None:
+    curve = outcome.run.curves[outcome.run.curves["arch"] == "srcnn"]
+    assert curve["step"].iloc[0] == 0
+    assert curve["charged_usd"].iloc[0] == 0
+    assert curve["charged_usd"].is_monotonic_increasing
+    assert len(curve) == 3
+    srcnn = next(trial for trial in outcome.run.trials if trial.arch == "srcnn")
+    assert srcnn.perceptual is not None
+    assert srcnn.perceptual_start is not None
+    assert srcnn.perceptual < srcnn.perceptual_start
+
+
+def test_every_validation_picture_has_a_row_for_each_network_that_was_scored(outcome: Outcome) -> None:
+    images = pd.read_parquet(Path(outcome.run.folder, "images.parquet"))
+    counts = images.groupby("arch")["image_id"].nunique().to_dict()
+    assert counts == {"bicubic": 2, "srcnn": 2}
+
+
+def test_the_weights_that_are_left_load_into_the_network(outcome: Outcome) -> None:
+    for trial in outcome.run.trials:
+        if trial.status == "finished":
+            file = Path(outcome.run.folder, str(trial.checkpoint))
+            build_model(trial.arch, 2).load_state_dict(load_file(file))
+
+
+def test_the_run_says_where_its_results_come_from(outcome: Outcome, pairs: str) -> None:
+    info = json.loads(Path(outcome.run.folder, "run.json").read_text())
+    assert info["price"] == asdict(DEFAULT_PRICE)
+    assert info["data"]["content_sha256"] == json.loads(Path(pairs, "manifest.json").read_text())["content_sha256"]
+    assert info["perceptual"]["name"] == "LPIPS (random VGG)"
+    assert len(info["perceptual"]["weights_sha256"]) == 64
+    assert info["notional"] is True
+    assert {"raysr", "ray", "torch", "lpips", "python"} <= set(info["versions"])
+    assert info["config"]["train"]["batch_size"] == 2
+    assert info["resources"]["cpus_per_worker"] == 2
+
+
+def test_tensorboard_has_each_validation(outcome: Outcome) -> None:
+    (file,) = Path(outcome.run.folder, "tensorboard", "srcnn-0").glob("events.*")
+    data, steps = file.read_bytes(), set()
+    while data:  # length, its checksum, the event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        steps |= {event.step for value in event.summary.value if value.tag.endswith("perceptual")}
+        data = data[16 + length :]
+    assert steps == set(outcome.run.curves.query("arch == 'srcnn'")["step"])
+
+
+def test_without_a_terminal_there_is_a_line_a_validation_and_no_noise_of_ray(outcome: Outcome, said: StringIO) -> None:
+    lines = said.getvalue().splitlines()
+    assert lines[0] == f"run folder: {outcome.run.folder}"
+    srcnn = [line.split("  ")[1] for line in lines if line.startswith("srcnn seed 0")]
+    assert srcnn == ["training", "training", "training", "finished"]
+    assert all(re.match(r"run folder|(bicubic|espcn|srcnn) seed 0  ", line) for line in lines)
+
+
+def test_the_report_of_a_run_with_a_failed_trial_names_it(outcome: Outcome) -> None:
+    page = Path(write_report(outcome.run)).read_text()
+    assert "espcn seed 0 failed" in page
+    assert "SRCNN" in page
+
+
+def test_a_network_that_the_data_does_not_fit_is_refused_before_any_money_is_spent(
+    picture_folder: object, tmp_path: Path, ray_session: None
+) -> None:
+    photographs = picture_folder(8)  # type: ignore[operator]
+    thirds = prepare_here(str(photographs), tmp_path / "set3", Geometry(hr_px=36, scale=3, fit="pad"))
+    with pytest.raises(ValueError, match="defined for 3 or 4 ups at scale 2, got ups=3, scale=3"):
+        compare(configured(thirds, tmp_path / "runs", ("espcn", "inverted_unet3")), Console(file=StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"workers_per_trial": 64}, ValueError, "--workers-per-trial 64, but the cluster has 2 CPUs"),
+        ({"train": replace(TRAIN, batch_size=100)}, ValueError, "has 6 training pairs, fewer than a batch of 100"),
+        ({"train": replace(TRAIN, patch_px=48)}, ValueError, "--patch-px 48 must be"),
+        ({"budget": Budget(epochs={"srcnn": 1})}, ValueError, "names no number for 'espcn'"),
+        ({"data": None}, ValueError, "preset 'paper' needs --data DIR"),
+        ({"data": "/nowhere"}, ManifestError, "/nowhere holds no prepared set"),
+    ],
+)
+def test_a_comparison_that_cannot_run_is_refused_at_once(
+    change: dict[str, object], error: type[Exception], message: str, pairs: str, tmp_path: Path, ray_session: None
+) -> None:
+    config = replace(configured(pairs, tmp_path, ("espcn",)), **change)
+    with pytest.raises(error, match=message):
+        compare(config, Console(file=StringIO()))
+
+
+def command(pairs: str, out: Path, *words: str) -> list[str]:
+    flags = ["--data", pairs, "--out", str(out), "--perceptual", "vgg-random", "--batch-size", "2", "--patch-px", "16"]
+    return [sys.executable, "jobs/compare.py", "paper", *flags, *words]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_checkpoints_and_a_run_that_can_be_looked_at(pairs: str, tmp_path: Path) -> None:
+    words = ["--archs", "bicubic", "espcn", "srcnn", "--budget.gpu-seconds", "300", "--evaluate-at", "0.01"]
+    job = subprocess.Popen(
+        command(pairs, tmp_path, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with job:
+        assert job.stdout is not None
+        for line in job.stdout:
+            if line.startswith("espcn") and "of budget 1%" in line:
+                break
+        job.send_signal(signal.SIGINT)
+        out, err = job.communicate(timeout=180)
+    assert job.returncode == 130, err
+    (run,) = tmp_path.iterdir()
+    rows = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    assert {row["arch"]: row["status"] for row in rows} == {
+        "bicubic": "finished",
+        "espcn": "interrupted",
+        "srcnn": "interrupted",
+    }
+    build_model("espcn", 2).load_state_dict(load_file(run / "checkpoints" / "espcn-0.safetensors"))
+    assert (run / "report.html").is_file()
+    again = subprocess.run(
+        [sys.executable, "jobs/report.py", str(run)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "espcn seed 0 interrupted" in again.stdout
+    assert "report.html" in out
+
+
+@pytest.mark.slow
+def test_a_failed_trial_ends_the_job_with_code_1_and_its_error(pairs: str, tmp_path: Path) -> None:
+    # ESPCN's checkpoint cannot be written: a folder of its name is in the way.
+    script = (
+        "import sys; sys.path.insert(0, 'jobs'); import raysr.compare, compare, pathlib\n"
+        f"run = pathlib.Path({str(tmp_path)!r}) / 'run'\n"
+        "(run / 'checkpoints' / 'espcn-0.safetensors').mkdir(parents=True)\n"
+        "raysr.compare.new_run_folder = lambda *_: str(run)\n"
+        "compare.main()\n"
+    )
+    words = command(pairs, tmp_path, "--archs", "espcn", "srcnn", "--budget.gpu-seconds", "2")[2:]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "error: a trial failed, the others' results are in the report. The first error:" in ended.stderr
+    assert "IsADirectoryError" in ended.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / "trials.jsonl").read_text().splitlines()]
+    assert [(row["arch"], row["status"]) for row in rows] == [("espcn", "failed"), ("srcnn", "finished")]
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_trial_and_both_are_paid(pairs: str, tmp_path: Path) -> None:
+    words = ["--archs", "bicubic", "espcn", "--budget.gpu-seconds", "6", "--workers-per-trial", "2"]
+    subprocess.run(command(pairs, tmp_path, *words), cwd=ROOT, capture_output=True, check=True, timeout=300)
+    (run,) = tmp_path.iterdir()
+    row = json.loads((run / "trials.jsonl").read_text().splitlines()[1])
+    assert row["status"] == "finished"
+    assert row["charged_usd"] == pytest.approx(6 * 0.27 / 3600, rel=0.2)
+    # Dollars are of both workers: one of them alone ran for half of these seconds.
+    assert row["steps"] * 2 / row["samples_per_s"] == pytest.approx(row["charged_usd"] / 0.27 * 3600)
+
+
+@pytest.mark.slow
+def test_a_submitted_job_leaves_the_same_files(tmp_path: Path) -> None:
+    """A head of its own with token authentication, on ports of its own; nothing else on this machine is touched."""
+    token = tmp_path / "token"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PYTHONUNBUFFERED": "1"}
+    ray = str(Path(sys.executable).with_name("ray"))
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    ports = ["--port=26379", "--dashboard-port=28265", "--ray-client-server-port=20001", "--num-cpus=2"]
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", *ports, f"--temp-dir={tmp_path / 'ray'}", "--dashboard-host=127.0.0.1"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert head.stdout is not None
+        next(line for line in head.stdout if "--block" in line or "Ray runtime started" in line)
+        out = tmp_path / "runs"
+        submit = [ray, "job", "submit", "--address", "http://127.0.0.1:28265", "--working-dir", "."]
+        entry = ["python", "jobs/compare.py", "demo", "--out", str(out), "--archs", "bicubic", "espcn"]
+        done = subprocess.run(
+            [*submit, "--", *entry, "--budget.gpu-seconds", "3"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (run,) = out.iterdir()
+        left = {file.relative_to(run).parts[0] for file in run.rglob("*")}
+        assert left >= {"run.json", "trials.jsonl", "images.parquet", "curves.parquet", "table.md", "report.html"}
+        assert left >= {"checkpoints", "tensorboard", "trials", "pictures", "data"}
+        rows = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+        assert [(row["arch"], row["status"]) for row in rows] == [("bicubic", "finished"), ("espcn", "finished")]
+        # The package came from the uploaded copy, which has no git history, not from an installed checkout.
+        assert json.loads((run / "run.json").read_text())["commit"] is None
+    finally:
+        head.terminate()
+        head.wait(60)
