@@ -1,9 +1,12 @@
 """The comparison: Ray Tune runs one Ray Train trial per architecture and seed, and every trial spends the same."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,7 +29,7 @@ from raysr.presets import DEMO_GEOMETRY, CompareConfig, chosen_budget
 from raysr.progress import Board, ProgressDisplay, Snapshot
 from raysr.provenance import RunInfo, device_name, now
 from raysr.runs import Outcome, Run, TrialFiles, TrialRow, gather, new_run_folder
-from raysr.train import BoardReporter, check_trials, run_trial, train_worker
+from raysr.train import Reporter, check_trials, run_trial, train_worker
 from raysr.trial import Trial, TrialSpec, unfinished_row
 from raysr.world import World
 
@@ -160,7 +163,7 @@ def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> None:
 
     def work() -> None:
         device = torch.device("cuda" if resources.use_gpu else "cpu")
-        run_trial(Trial(spec, World(device=device)), BoardReporter(board.update.remote))
+        run_trial(Trial(spec, World(device=device)), Reporter(board.update.remote))
 
     task: Any = ray.remote(work)
     ray.get(task.options(num_cpus=resources.cpus_per_worker, num_gpus=int(resources.use_gpu)).remote())
@@ -221,6 +224,8 @@ class TensorBoard(ray.tune.Callback):
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        # An object store takes whole files: they are written here and copied at the end.
+        self.local = tempfile.mkdtemp(prefix="raysr-tensorboard-") if "://" in folder else folder
         self.writers: dict[str, SummaryWriter] = {}
 
     def on_trial_result(
@@ -230,12 +235,16 @@ class TensorBoard(ray.tune.Callback):
         names = trial.config["trial"]
         name = f"{names['arch']}-{names['seed']}"
         if name not in self.writers:
-            self.writers[name] = SummaryWriter(storage.join(self.folder, name))
+            self.writers[name] = SummaryWriter(storage.join(self.local, name))
         for key in ("perceptual", "charged_usd"):
             if result.get(key) is not None:
                 self.writers[name].add_scalar(key, result[key], result["step"])
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Close the files."""
+        """Close the files, and take them to where the run is."""
         for writer in self.writers.values():
             writer.close()
+        if self.local != self.folder:
+            for file in sorted(path for path in Path(self.local).rglob("*") if path.is_file()):
+                storage.write_bytes(storage.join(self.folder, *file.relative_to(self.local).parts), file.read_bytes())
+            shutil.rmtree(self.local)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -25,16 +25,18 @@ from raysr.trial import TrainConfig, Trial, TrialSpec, unfinished_row
 from raysr.world import World
 
 
-class Reporter(Protocol):
-    """Who is told what a trial does. `validated` is called on every rank, `progress` on rank 0 alone."""
+class Reporter:
+    """Who is told what a trial does: its progress goes to `update`, and its own files are all that is kept."""
+
+    def __init__(self, update: Callable[[dict[str, Any]], object]) -> None:
+        self.update = update
 
     def progress(self, progress: Progress) -> None:
-        """Called a few times a second at most."""
-        ...
+        """Called on rank 0, a few times a second at most."""
+        self.update(asdict(progress))
 
     def validated(self, trial: Trial) -> None:
-        """Called after each validation; the place to keep a checkpoint."""
-        ...
+        """Called on every rank after each validation; the place to keep a checkpoint."""
 
 
 def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
@@ -86,21 +88,7 @@ def _validate(trial: Trial, reporter: Reporter) -> None:
         reporter.progress(trial.progress("training"))
 
 
-class BoardReporter:
-    """Hands the progress of a trial to `update`; the trial's own files are all that is kept."""
-
-    def __init__(self, update: Callable[[dict[str, Any]], object]) -> None:
-        self.update = update
-
-    def progress(self, progress: Progress) -> None:
-        """Send it and go on."""
-        self.update(asdict(progress))
-
-    def validated(self, trial: Trial) -> None:
-        """Nothing more to keep."""
-
-
-class RayReporter(BoardReporter):
+class RayReporter(Reporter):
     """Keeps checkpoints through Ray Train as well."""
 
     def validated(self, trial: Trial) -> None:
@@ -214,7 +202,7 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
     board, interrupted = Board(), False
     try:
         with ProgressDisplay(board.snapshot, console, 1, perceptual.name):
-            row = run_trial(Trial(spec, World(device=torch.device(kind))), BoardReporter(board.update))
+            row = run_trial(Trial(spec, World(device=torch.device(kind))), Reporter(board.update))
     except KeyboardInterrupt:
         row, interrupted = unfinished_row(spec, "interrupted", "stopped by the user", perceptual.name), True
     gather(run, [row])

@@ -17,12 +17,12 @@ from raysr.models import build_model
 from raysr.pairs import PairSet
 from raysr.progress import Progress
 from raysr.runs import TrialFiles
-from raysr.train import BoardReporter, run_trial
+from raysr.train import Reporter, run_trial
 from raysr.trial import DEAD_AFTER_CHECKS, TrainConfig, Trial, TrialSpec, unfinished_row
 from raysr.world import World
 
 CONFIG = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
-SILENT = BoardReporter(lambda progress: None)
+SILENT = Reporter(lambda progress: None)
 
 
 class Clock:
@@ -123,7 +123,7 @@ def test_validation_and_reporting_are_free(make_trial: Callable[..., Trial]) -> 
     clock = trial.meter._clock
     assert isinstance(clock, Clock)
 
-    class Slow(BoardReporter):
+    class Slow(Reporter):
         def validated(self, trial: Trial) -> None:
             clock.advance(1000)
 
@@ -210,7 +210,7 @@ def test_the_seed_decides_the_first_weights_and_nothing_else_does(make_trial: Ca
 def test_a_row_made_for_an_interrupted_trial_holds_its_last_validation(make_trial: Callable[..., Trial]) -> None:
     trial = make_trial(budget=Budget(gpu_seconds=8))
 
-    class Interrupt(BoardReporter):
+    class Interrupt(Reporter):
         def validated(self, trial: Trial) -> None:
             if trial.step:
                 raise KeyboardInterrupt
@@ -227,7 +227,7 @@ def test_a_row_made_for_an_interrupted_trial_holds_its_last_validation(make_tria
 def test_progress_tells_how_long_the_rest_will_take(make_trial: Callable[..., Trial]) -> None:
     seen: list[Progress] = []
 
-    class Watch(BoardReporter):
+    class Watch(Reporter):
         def progress(self, progress: Progress) -> None:
             seen.append(progress)
 
