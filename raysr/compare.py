@@ -22,7 +22,7 @@ from tensorboardX import SummaryWriter
 from raysr import storage
 from raysr.cluster import QUIET, cluster_devices, start_ray
 from raysr.cost import price_per_hour
-from raysr.losses import PerceptualInfo, load_perceptual
+from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
 from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig, chosen_budget
@@ -61,14 +61,15 @@ def compare(config: CompareConfig, console: Console) -> Outcome:
         raise ValueError(f"preset {config.preset!r} needs --data DIR, a set made by jobs/prepare.py")
     if config.data is not None:
         Manifest.read(storage.absolute(config.data))
-    perceptual = load_perceptual(config.train.perceptual, config.train.vgg_weights).info
+    train = config.train
+    perceptual, alex = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
     run = new_run_folder(config.out, config.preset, now().strftime("%Y%m%d-%H%M%S"))
     console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
     start_ray()
     data = _data(config, run, console)
     resources = _share_out(config)
     specs = [
-        TrialSpec(arch=arch, seed=seed, data=data, run=run, budget=budget, price=price, train=config.train)
+        TrialSpec(arch=arch, seed=seed, data=data, run=run, budget=budget, price=price, train=train)
         for seed, arch in product(range(config.seeds), config.archs)
         if seed == 0 or arch != "bicubic"
     ]
@@ -77,6 +78,7 @@ def compare(config: CompareConfig, console: Console) -> Outcome:
         device=_device_name(resources),
         notional=not resources.use_gpu,
         perceptual=perceptual,
+        alex=alex,
         specs=specs,
         config=config,
         resources=asdict(resources),

@@ -84,6 +84,14 @@ def load_alex(alex_weights: str | None = None) -> Perceptual | None:
     return Perceptual(network, PerceptualInfo(name=name, weights_sha256=digest))
 
 
+def perceptual_infos(
+    weights: PerceptualWeights, vgg_weights: str | None, alex_weights: str | None
+) -> tuple[PerceptualInfo, PerceptualInfo | None]:
+    """What a run with these settings will score with: the loss, and the second opinion if there is one."""
+    alex = load_alex(alex_weights)
+    return load_perceptual(weights, vgg_weights).info, alex.info if alex is not None else None
+
+
 def _untrained(trunk: Literal["vgg", "alex"]) -> lpips.LPIPS:
     """An `lpips` network with its learned heads and a trunk drawn from a fixed seed."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

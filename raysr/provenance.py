@@ -33,6 +33,8 @@ class RunInfo:
     notional: bool
     """Whether the dollars are a fiction, because no rented accelerator did the work."""
     perceptual: PerceptualInfo
+    alex: PerceptualInfo | None
+    """The second opinion, where its weights are at hand."""
     specs: Sequence[TrialSpec]
     config: Any
     """The frozen dataclass that the command line gave."""
@@ -58,6 +60,7 @@ class RunInfo:
             "device": self.device,
             "resources": self.resources,
             "perceptual": asdict(self.perceptual),
+            "alex": asdict(self.alex) if self.alex is not None else None,
             "figure_image_id": self.figure_image_id,
             "data": {
                 "location": first.data,

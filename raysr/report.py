@@ -47,6 +47,7 @@ class Standing:
     psnr: float | None
     perceptual_content: float | None
     ms_ssim_content: float | None
+    lpips_alex: float | None
 
 
 def standings(run: Run) -> list[Standing]:
@@ -83,6 +84,7 @@ def _standing(arch: str, trials: list[TrialRow], bicubic: float | None) -> Stand
         psnr=_mean([trial.psnr for trial in trials]),
         perceptual_content=_mean([trial.perceptual_content for trial in trials]),
         ms_ssim_content=_mean([trial.ms_ssim_content for trial in trials]),
+        lpips_alex=_mean([trial.lpips_alex for trial in trials]),
     )
 
 
@@ -196,6 +198,8 @@ def table_markdown(run: Run) -> str:
     name = run.info["perceptual"]["name"]
     ours = [name, "at step 0", "of bicubic", f"{name}, content", "MS-SSIM", "MS-SSIM, content", "SSIM", "PSNR (dB)"]
     ours += ["epochs", "charged $", "of budget", "$ / epoch", "parameters", "seeds", "ended"]
+    second = [run.info["alex"]["name"]] if run.info["alex"] else []
+    ours += second
     paper = ["paper: epochs", "paper: LPIPS", "paper: MS-SSIM"]
     lines = [_line(["Architecture", *paper, *ours]), _line(["---"] * (1 + len(paper) + len(ours)))]
     for row in standings(run):
@@ -211,7 +215,8 @@ def table_markdown(run: Run) -> str:
         cells += [_number(row.ms_ssim), _number(row.ms_ssim_content), _number(row.ssim), _number(row.psnr, 2)]
         cells += [f"{row.epochs:.2f}", format_usd(row.charged_usd).lstrip("$"), _share(row)]
         cells += ["-" if row.usd_per_epoch is None else f"{row.usd_per_epoch:.3g}", f"{row.params:,}"]
-        lines.append(_line([*cells, str(row.seeds), row.statuses]))
+        cells += [str(row.seeds), row.statuses, *([_number(row.lpips_alex)] if second else [])]
+        lines.append(_line(cells))
     notes = "\n".join(f"- {sentence}" for sentence in findings(run, standings(run)))
     return "\n".join(lines) + f"\n\n{notes}\n"
 

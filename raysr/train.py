@@ -15,7 +15,7 @@ from rich.console import Console
 from raysr import storage
 from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget, price_per_hour
 from raysr.evaluate import to_uint8, upscale
-from raysr.losses import load_perceptual
+from raysr.losses import perceptual_infos
 from raysr.models import build_model, find_architecture
 from raysr.pairs import PairSet, TrainingBatches
 from raysr.progress import Board, Progress, ProgressDisplay
@@ -175,7 +175,8 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
     """
     budget = config.budget.checked() if config.budget != Budget() else PAPER_BUDGET
     kind = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    perceptual = load_perceptual(config.train.perceptual, config.train.vgg_weights).info
+    train = config.train
+    perceptual, alex = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
     data = storage.absolute(config.data)
     PairSet(data, "train", verify=False)
     run = new_run_folder(config.out, config.arch, now().strftime("%Y%m%d-%H%M%S"))
@@ -187,13 +188,14 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
         run=run,
         budget=budget,
         price=price_per_hour(config.price, now().date().isoformat()),
-        train=config.train,
+        train=train,
     )
     RunInfo(
         preset="train",
         device=device_name(kind),
         notional=kind == "cpu",
         perceptual=perceptual,
+        alex=alex,
         specs=[spec],
         config=config,
         resources={"use_gpu": kind == "cuda"},

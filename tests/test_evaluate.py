@@ -28,7 +28,7 @@ def test_every_picture_gets_a_row(rows: list[PairRow], perceptual: Perceptual) -
     scores = evaluate(build_model("bicubic", 2), rows, perceptual, device=CPU, precision="float32")
     assert [(score.image_id, score.photograph) for score in scores] == [(row.image_id, row.photograph) for row in rows]
     for score in scores:
-        assert 20 < score.psnr < 50
+        assert 20 < score.psnr < 60
         assert score.psnr == score.psnr_content  # tiles have no bars
         assert score.ms_ssim is None
         assert score.note == "96 pixels are too few for ms_ssim"

@@ -58,7 +58,7 @@ def test_the_distance_is_that_of_the_lpips_package(perceptual: Perceptual, pair:
 
 
 def test_the_learned_heads_are_those_of_the_package(perceptual: Perceptual) -> None:
-    theirs = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth")
+    theirs = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth", map_location="cpu")
     assert len(theirs) == 5
     for name, tensor in theirs.items():
         assert torch.equal(perceptual.network.state_dict()[name], tensor)

@@ -51,6 +51,7 @@ def make_run(folder: Path, *trials: TrialRow, **changes: Any) -> Run:
         "charged_segments": ["train", "stall"],
         "device": "a <processor>",
         "perceptual": {"name": "LPIPS (random VGG)", "weights_sha256": "ab" * 32},
+        "alex": None,
         "figure_image_id": "camera.png#000",
         "data": {
             "source": "bundled",
@@ -193,6 +194,18 @@ def test_the_report_needs_no_other_file_and_escapes_what_it_shows(tmp_path: Path
     assert "a &lt;processor&gt;" in page
     assert "a <processor>" not in page
     assert "bicubic 0.0100" in page
+
+
+def test_the_second_opinion_stands_beside_the_first_where_there_is_one(tmp_path: Path) -> None:
+    trials = row("srcnn", 0.02, lpips_alex=0.0456), row("bicubic", 0.01, lpips_alex=0.0123)
+    without, alex = make_run(tmp_path, *trials), {"name": "LPIPS (Alex)", "weights_sha256": "ef"}
+    run = make_run(tmp_path, *trials, alex=alex)
+    assert "LPIPS (Alex)" not in table_markdown(without)
+    assert "| LPIPS (Alex) |" in table_markdown(run).splitlines()[0]
+    assert table_markdown(run).splitlines()[2].endswith("| 0.0123 |")
+    page = Path(write_report(run)).read_text()
+    assert "<th>LPIPS (Alex)</th>" in page
+    assert "<td>0.0456</td>" in page
 
 
 def test_a_run_whose_trials_all_failed_is_still_reported(tmp_path: Path) -> None:

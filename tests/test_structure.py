@@ -1,9 +1,15 @@
 """The house keeps its shape: data flows one way."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+import tyro
+
+from raysr.prepare import PrepareConfig
+from raysr.presets import CompareConfig
+from raysr.train import TrainOneConfig
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
@@ -75,3 +81,39 @@ def test_a_job_parses_calls_and_prints_in_under_40_lines(job: Path) -> None:
 def test_files_stay_short_enough_to_be_read_in_one_go() -> None:
     long = {file.name: len(file.read_text().splitlines()) for file in modules()}
     assert {name: lines for name, lines in long.items() if lines > 340} == {}
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_readme_opens_with_two_commands_that_make_knows() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    first = README.split("```")[1].splitlines()[1:]
+    assert [line.split()[:2] for line in first if line] == [["make", "demo"], ["make", "test"]]
+    assert {"demo", "test"} <= targets
+
+
+def test_every_job_and_flag_in_the_readme_exists() -> None:
+    jobs = set(re.findall(r"jobs/(\w+)\.py", README))
+    assert jobs == {job.stem for job in (ROOT / "jobs").glob("*.py")}
+    known: set[str] = set()
+    for config in (CompareConfig, PrepareConfig, TrainOneConfig):
+        known |= set(re.findall(r"--[a-z][a-z.-]*[a-z]", tyro.extras.get_parser(config).format_help()))
+    others = {"--require-hashes", "--no-deps", "--no-build-isolation", "--generate", "--head", "--dashboard-host"}
+    others |= {"--address", "--working-dir", "--help"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", README)) - others <= known
+
+
+def test_the_changelog_the_licence_and_the_log_are_there() -> None:
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+    assert re.search(r"^## 20\d\d-\d\d-\d\d", (ROOT / "docs" / "log.md").read_text(), re.MULTILINE)
+
+
+def test_the_lock_has_a_hash_for_every_package_and_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    packages = re.split(r"^(?=\S)", lock, flags=re.MULTILINE)[1:]
+    assert len(packages) > 80
+    assert all("--hash=sha256:" in package for package in packages)
+    assert "://" not in lock
+    assert "index-url" not in lock
