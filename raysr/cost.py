@@ -135,14 +135,13 @@ class CostMeter:
         self._waited = 0.0
         self._synchronise()
         start = self._clock()
-        try:
-            yield
-        finally:
-            self._synchronise()
-            elapsed = self._slowest(self._clock() - start)
-            self.seconds["stall"] += self._waited
-            self.seconds["train"] += elapsed - self._waited
-            self._step_seconds.append(elapsed / steps)
+        yield
+        # Not after an error: the other ranks would wait for ever for this one to agree on the time.
+        self._synchronise()
+        elapsed = self._slowest(self._clock() - start)
+        self.seconds["stall"] += self._waited
+        self.seconds["train"] += elapsed - self._waited
+        self._step_seconds.append(elapsed / steps)
 
     @contextmanager
     def waiting_for_data(self) -> Generator[None, None, None]:
