@@ -4,9 +4,12 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
@@ -253,18 +256,27 @@ def test_two_workers_share_a_trial_and_both_are_paid(pairs: str, tmp_path: Path)
     assert row["steps"] * 2 / row["samples_per_s"] == pytest.approx(row["charged_usd"] / 0.27 * 3600)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for Ray's sockets, which may have 107 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="rs"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # the processes of the head may still be writing their last lines
+
+
 @pytest.mark.slow
-def test_a_submitted_job_leaves_the_same_files(tmp_path: Path) -> None:
+def test_a_submitted_job_leaves_the_same_files(tmp_path: Path, short_folder: Path) -> None:
     """A head of its own with token authentication, on ports of its own; nothing else on this machine is touched."""
     token = tmp_path / "token"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PYTHONUNBUFFERED": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # an activated environment
     ray = str(Path(sys.executable).with_name("ray"))
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     ports = ["--port=26379", "--dashboard-port=28265", "--ray-client-server-port=20001", "--num-cpus=2"]
     head = subprocess.Popen(
-        [ray, "start", "--head", "--block", *ports, f"--temp-dir={tmp_path / 'ray'}", "--dashboard-host=127.0.0.1"],
+        [ray, "start", "--head", "--block", *ports, f"--temp-dir={short_folder}", "--dashboard-host=127.0.0.1"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -272,7 +284,13 @@ def test_a_submitted_job_leaves_the_same_files(tmp_path: Path) -> None:
     )
     try:
         assert head.stdout is not None
-        next(line for line in head.stdout if "--block" in line or "Ray runtime started" in line)
+        heard: list[str] = []
+        for line in head.stdout:
+            heard.append(line)
+            if "Ray runtime started" in line:
+                break
+        else:
+            pytest.fail("the head did not start:\n" + "".join(heard))
         out = tmp_path / "runs"
         submit = [ray, "job", "submit", "--address", "http://127.0.0.1:28265", "--working-dir", "."]
         entry = ["python", "jobs/compare.py", "demo", "--out", str(out), "--archs", "bicubic", "espcn"]
@@ -296,4 +314,4 @@ def test_a_submitted_job_leaves_the_same_files(tmp_path: Path) -> None:
         assert json.loads((run / "run.json").read_text())["commit"] is None
     finally:
         head.terminate()
-        head.wait(60)
+        head.communicate(timeout=90)
