@@ -134,7 +134,10 @@ def _against_bicubic(trained: list[Standing], bicubic: Standing) -> list[str]:
             "That is a finding about the budget, not about the architectures; give more with --budget.usd."
         )
     elif behind:
-        said.append(f"Bicubic, which costs nothing, is still ahead of {' and '.join(row.title for row in behind)}.")
+        *most, last = [row.title for row in behind]
+        said.append(
+            f"Bicubic, which costs nothing, is still ahead of {' and '.join(filter(None, [', '.join(most), last]))}."
+        )
     return said
 
 

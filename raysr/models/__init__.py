@@ -38,7 +38,7 @@ MODELS: dict[str, Architecture] = {
         "Inverted U-Net", lambda scale: InvertedUNet(scale, ups=3), f"{_PAPER}, Algorithm 1", 10, 0.0831, 0.9847
     ),
     "inverted_unet4": Architecture(
-        "Inverted U-Net, 4 ups", lambda scale: InvertedUNet(scale, ups=4), f"{_PAPER}, future work"
+        "Inverted U-Net (4 ups)", lambda scale: InvertedUNet(scale, ups=4), f"{_PAPER}, future work"
     ),
 }
 """Every architecture by name; `bicubic` is the one that is not trained."""
