@@ -15,6 +15,8 @@ def main() -> None:
         outcome = compare(config, console)
     except (ValueError, OSError, RuntimeError) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped before the first trial; nothing was spent", code=130)
     report = write_report(outcome.run)
     print_table(outcome.run, console)
     console.print(f"\nreport: {report}", soft_wrap=True, highlight=False)

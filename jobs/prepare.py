@@ -17,6 +17,8 @@ def main() -> None:
             manifest = prepare(config, lambda done, total: bar.update(task, completed=done, total=total))
     except (ValueError, OSError) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped; no manifest was written, so the same command can be given again", code=130)
     for split, count in manifest.pairs.items():
         console.print(f"{split}: {count} pairs of {manifest.photographs[split]} photographs")
     for refusal in manifest.refused:

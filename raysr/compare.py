@@ -143,8 +143,8 @@ def _run_all(
         try:
             for spec in specs:
                 if spec.untrained:
-                    _score_untrained(spec, resources, board)
-            errors = _tune([spec for spec in specs if not spec.untrained], resources, board)
+                    errors |= _score_untrained(spec, resources, board)
+            errors |= _tune([spec for spec in specs if not spec.untrained], resources, board)
         except KeyboardInterrupt:
             interrupted = True
     rows: list[TrialRow] = []
@@ -160,15 +160,22 @@ def _run_all(
     return rows, interrupted
 
 
-def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> None:
-    """Score a network without parameters where the others train, outside Tune: it spends nothing."""
+def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[tuple[str, int], str]:
+    """Score a network without parameters where the others train, outside Tune: it spends nothing.
+
+    Returns its error if it failed.
+    """
 
     def work() -> None:
         device = torch.device("cuda" if resources.use_gpu else "cpu")
         run_trial(Trial(spec, World(device=device)), Reporter(board.update.remote))
 
     task: Any = ray.remote(work)
-    ray.get(task.options(num_cpus=resources.cpus_per_worker, num_gpus=int(resources.use_gpu)).remote())
+    try:
+        ray.get(task.options(num_cpus=resources.cpus_per_worker, num_gpus=int(resources.use_gpu)).remote())
+    except ray.exceptions.RayTaskError as error:
+        return {(spec.arch, spec.seed): str(error).strip()}
+    return {}
 
 
 def _tune(specs: list[TrialSpec], resources: Resources, board: Any) -> dict[tuple[str, int], str]:

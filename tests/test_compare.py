@@ -159,6 +159,17 @@ def test_the_report_of_a_run_with_a_failed_trial_names_it(outcome: Outcome) -> N
     assert "SRCNN" in page
 
 
+def test_bicubic_that_cannot_be_scored_is_a_failed_trial_like_any_other(
+    pairs: str, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "bicubic-0").write_text("in the way")
+    monkeypatch.setattr("raysr.compare.new_run_folder", lambda parent, name, stamp: str(tmp_path))
+    outcome = compare(configured(pairs, tmp_path, ("bicubic",)), Console(file=StringIO()))
+    assert [trial.status for trial in outcome.run.trials] == ["failed"]
+    assert re.search(r"NotADirectoryError|FileExistsError", str(outcome.error))
+
+
 def test_a_network_that_the_data_does_not_fit_is_refused_before_any_money_is_spent(
     picture_folder: object, tmp_path: Path, ray_session: None
 ) -> None:
