@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.exceptions
 import ray.train
@@ -32,6 +33,9 @@ from raysr.runs import Outcome, Run, TrialFiles, TrialRow, gather, new_run_folde
 from raysr.train import Reporter, check_trials, run_trial, train_worker
 from raysr.trial import Trial, TrialSpec, unfinished_row
 from raysr.world import World
+
+_ORDER = 7
+"""Of the random numbers that shuffle the trials."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,16 @@ def compare(config: CompareConfig, console: Console) -> Outcome:
     data = _data(config, run, console)
     resources = _share_out(config)
     specs = [
-        TrialSpec(arch=arch, seed=seed, data=data, run=run, budget=budget, price=price, train=train)
+        TrialSpec(
+            arch=arch,
+            seed=seed,
+            data=data,
+            run=run,
+            budget=budget,
+            price=price,
+            train=train,
+            tolerance=config.tolerance,
+        )
         for seed, arch in product(range(config.seeds), config.archs)
         if seed == 0 or arch != "bicubic"
     ]
@@ -183,11 +196,14 @@ def _tune(specs: list[TrialSpec], resources: Resources, board: Any) -> dict[tupl
     if not specs:
         return {}
     run = specs[0].run
+    # In random order, so that a machine that slows down over the hours does not always meet the same architecture.
+    order = np.random.default_rng([_ORDER, len(specs)]).permutation(len(specs))
+    shuffled = [specs[i] for i in order]
     store = storage.join(run, "ray")
     tuner = ray.tune.Tuner(
         # A trial only waits for its workers: a token of memory keeps it from taking a CPU away from them.
         ray.tune.with_resources(_driver(specs, resources, store, board), {"memory": 1_000_000}),
-        param_space={"trial": ray.tune.grid_search([{"arch": s.arch, "seed": s.seed} for s in specs])},
+        param_space={"trial": ray.tune.grid_search([{"arch": s.arch, "seed": s.seed} for s in shuffled])},
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=resources.max_concurrent),
         run_config=ray.tune.RunConfig(
             name="tune", storage_path=store, verbose=0, callbacks=[TensorBoard(storage.join(run, "tensorboard"))]

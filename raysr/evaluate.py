@@ -1,8 +1,10 @@
 """Validation: a network on whole squares, a row of scores a picture."""
 
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 
 import numpy as np
 import torch
@@ -41,6 +43,9 @@ SCORE_NAMES = ("perceptual", "ms_ssim", "ssim", "psnr", "lpips_alex")
 """The metrics of an ImageScore; each has a `_content` twin."""
 
 MEAN_NAMES = tuple(name + suffix for suffix in ("", "_content") for name in SCORE_NAMES)
+
+TIMED_RUNS = 7
+"""Runs of which `inference_ms` is the median."""
 
 
 def upscale(model: nn.Module, row: PairRow, device: torch.device, precision: Precision) -> torch.Tensor:
@@ -84,9 +89,31 @@ def _score_row(
     return ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(whole), **inside, note=note)
 
 
+def inference_ms(
+    model: nn.Module, row: PairRow, *, device: torch.device, precision: Precision, synchronise: Callable[[], None]
+) -> float:
+    """Milliseconds to enlarge one picture that is on the device already: the median of TIMED_RUNS after a first one."""
+    lr = to_tensor([row.lr]).to(device)
+    seconds: list[float] = []
+    with torch.no_grad(), autocast(precision, device):
+        for _ in range(1 + TIMED_RUNS):
+            synchronise()
+            start = time.perf_counter()
+            model(lr)
+            synchronise()
+            seconds.append(time.perf_counter() - start)
+    return 1000 * median(seconds[1:])
+
+
 def mean_scores(scores: Sequence[ImageScore]) -> dict[str, float | None]:
-    """The mean of each score over the pictures that have it; None where none has."""
-    return {name: _mean([getattr(score, name) for score in scores]) for name in MEAN_NAMES}
+    """The mean of each score over the photographs that have it, each the mean of its tiles; None where none has."""
+    photographs: dict[str, list[ImageScore]] = {}
+    for one in scores:
+        photographs.setdefault(one.photograph, []).append(one)
+    return {
+        name: _mean([_mean([getattr(tile, name) for tile in tiles]) for tiles in photographs.values()])
+        for name in MEAN_NAMES
+    }
 
 
 def _mean(values: list[float | None]) -> float | None:

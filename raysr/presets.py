@@ -26,6 +26,8 @@ class CompareConfig:
     """Parent folder of the run's new folder. On a cluster: absolute, on storage that all nodes share."""
     budget: Budget = field(default_factory=Budget)
     """What each trial may spend; one of these replaces the preset's."""
+    tolerance: float = 0.02
+    """Share of the budget by which a trial's charge may miss it; a trial beyond it is marked invalid."""
     price: float = DEFAULT_PRICE.usd_per_hour
     """Dollars for an hour of one accelerator. The default is the catalogue price of a rented RTX A5000."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -41,6 +43,8 @@ class CompareConfig:
             find_architecture(arch)
         if not self.archs or len(set(self.archs)) != len(self.archs):
             raise ValueError(f"--archs takes each architecture once, got {' '.join(self.archs) or 'none'}")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"--tolerance takes a share of the budget between 0 and 1, got {self.tolerance}")
         if min(self.seeds, self.workers_per_trial, self.max_concurrent or 1) < 1:
             raise ValueError("--seeds, --workers-per-trial and --max-concurrent must be at least 1")
 
@@ -67,12 +71,12 @@ PRESETS: dict[str, tuple[str, CompareConfig]] = {
         ),
     ),
     "paper": (
-        "The paper's networks and its four-upsample one on DF2K in --data, equal dollars ($5.20 each)",
-        CompareConfig(preset="paper", archs=(*_PAPER_ARCHS, "inverted_unet4")),
+        "The paper's networks and its four-upsample one on DF2K in --data, equal dollars ($5.20 each, five seeds)",
+        CompareConfig(preset="paper", archs=(*_PAPER_ARCHS, "inverted_unet4"), seeds=5),
     ),
     "paper-epochs": (
-        "The paper's own numbers of epochs (Table 1) on DF2K in --data, whatever they cost",
-        CompareConfig(preset="paper-epochs", archs=_PAPER_ARCHS),
+        "The paper's own numbers of epochs (Table 1) on DF2K in --data, whatever they cost, five seeds",
+        CompareConfig(preset="paper-epochs", archs=_PAPER_ARCHS, seeds=5),
     ),
 }
 

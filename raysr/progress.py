@@ -33,6 +33,8 @@ class Progress:
     seconds_left: float | None
     validations: int
     status: str | None = None
+    equalisation_error_pct: float | None = None
+    """At its end, how far the charge lies from the budget."""
 
 
 class Snapshot(NamedTuple):
@@ -110,6 +112,8 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         for progress in news[self._printed :]:
             cells = zip(names, _cells(progress), strict=True)
             words = [f"{name} {cell}".strip() for name, cell in cells if cell != "-"]
+            if progress["equalisation_error_pct"] is not None:
+                words.append(f"off budget {progress['equalisation_error_pct']:+.2f}%")
             self.console.print("  ".join(words), soft_wrap=True, highlight=False)
         self._printed = max(self._printed, len(news))
 

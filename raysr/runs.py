@@ -16,7 +16,7 @@ from torch import nn
 from raysr import storage
 from raysr.evaluate import ImageScore
 
-Status = Literal["finished", "dead", "diverged", "failed", "interrupted"]
+Status = Literal["finished", "invalid", "dead", "diverged", "failed", "interrupted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,8 @@ class TrialRow:
     charged_usd: float = 0.0
     billed_usd: float = 0.0
     """Every measured second: charged ones, set-up, validation and checkpoints."""
+    equalisation_error_pct: float | None = None
+    """How far `charged_usd` lies from the budget, in per cent of it; None for epochs, and for what is not trained."""
     usd_per_epoch: float | None = None
     samples_per_s: float | None = None
     """Training squares (or crops) for each charged second of one accelerator."""
@@ -77,6 +79,8 @@ class TrialRow:
     ssim_content: float | None = None
     psnr_content: float | None = None
     lpips_alex_content: float | None = None
+    inference_ms: float | None = None
+    """Milliseconds of one validation picture on the device that trained, without loading and scoring."""
     precision: str | None = None
     device: str | None = None
     checkpoint: str | None = None

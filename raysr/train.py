@@ -14,7 +14,7 @@ from rich.console import Console
 
 from raysr import storage
 from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget, price_per_hour
-from raysr.evaluate import to_uint8, upscale
+from raysr.evaluate import inference_ms, to_uint8, upscale
 from raysr.losses import perceptual_infos
 from raysr.models import build_model, find_architecture
 from raysr.pairs import PairSet, TrainingBatches
@@ -60,13 +60,21 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
             shown = time.monotonic()
             reporter.progress(trial.progress("training"))
     _validate(trial, reporter)
-    row = trial.row(status)
+    first = PairSet(trial.spec.data, "val", verify=False).read_group(0)[0]
+    trial.model.eval()
+    with trial.meter.segment("eval"):
+        took = inference_ms(
+            trial.model,
+            first,
+            device=trial.device,
+            precision=trial.eval_precision,
+            synchronise=trial.world.synchronise,
+        )
+    row = trial.row(status, took)
     if trial.world.rank == 0:
-        first = PairSet(trial.spec.data, "val", verify=False).read_group(0)[0]
-        trial.model.eval()
         trial.files.write_picture(to_uint8(upscale(trial.model, first, trial.device, trial.eval_precision)))
         trial.files.write_row(row)
-        reporter.progress(trial.progress("ended", status))
+        reporter.progress(trial.progress("ended", row.status))
     return row
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from raysr.budget import Schedule, Spending, rate_factor
 from raysr.cost import Budget, CostMeter, Price
 from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
 from raysr.losses import PerceptualWeights, load_alex, load_perceptual
@@ -17,9 +18,6 @@ from raysr.precision import Precision, autocast, memory_format, resolve_precisio
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
 from raysr.world import World
-
-CHECK_EVERY_STEPS = {"cpu": 1, "cuda": 8}
-"""Steps between two looks at the clock: a GPU must be waited for, which costs time; a CPU never runs ahead."""
 
 DEAD_AFTER_CHECKS = 10
 """Checks in a row with a constant picture for a target that is not, after which a network is given up as dead."""
@@ -31,6 +29,10 @@ class TrainConfig:
 
     learning_rate: float = 1e-4
     """Of Adam."""
+    schedule: Schedule = "constant"
+    """How the learning rate goes by the share of the budget that is spent. cosine: down to 0 at its end."""
+    warmup: float = 0.0
+    """Share of the budget over which the learning rate first rises linearly."""
     batch_size: int = 8
     """Pairs a step, over all workers of a trial."""
     patch_px: int | None = None
@@ -52,6 +54,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.batch_size < 1:
             raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"--warmup takes a share of the budget from 0 to below 1, got {self.warmup}")
         if not all(0 < share < 1 for share in self.evaluate_at):
             raise ValueError(f"--evaluate-at takes shares of the budget between 0 and 1, got {self.evaluate_at}")
 
@@ -69,6 +73,8 @@ class TrialSpec:
     budget: Budget
     price: Price
     train: TrainConfig = field(default_factory=TrainConfig)
+    tolerance: float = 0.02
+    """Share of the budget by which the charge may miss it, or one step where that is more."""
 
     @property
     def untrained(self) -> bool:
@@ -129,15 +135,13 @@ class Trial:
         self._loss_steps = 0
         self._constant = torch.zeros((), dtype=torch.bool, device=self.device)
         self._dead_checks = 0
-        self._limit_usd = spec.budget.limit_usd(spec.price)
-        self._limit_steps = spec.budget.limit_steps(spec.arch, self.batches.steps_per_epoch) if self.trainable else 0
+        limit_steps = spec.budget.limit_steps(spec.arch, self.batches.steps_per_epoch) if self.trainable else None
+        self.spending = Spending(spec.budget, self.meter, world, limit_steps=limit_steps, shares=spec.train.evaluate_at)
 
     @property
     def fraction(self) -> float:
         """Share of the budget that is spent."""
-        if self._limit_usd is None:
-            return self.step / self._limit_steps if self._limit_steps else 1.0
-        return self.meter.charged_usd / self._limit_usd
+        return self.spending.fraction(self.step)
 
     @property
     def epochs(self) -> float:
@@ -151,28 +155,18 @@ class Trial:
 
     def steps_to_go(self) -> int:
         """How many steps to take before the next look at the clock; 0 when the next one would pass the budget."""
-        if not self.trainable:
-            return 0
-        longest = CHECK_EVERY_STEPS.get(self.device.type, 1)
-        if self._limit_usd is None:
-            remaining = (self._limit_steps or 0) - self.step
-            return self.world.agree(max(0, min(longest, remaining)))
-        step_usd = self.meter.step_usd
-        left = self._limit_usd - self.meter.charged_usd
-        if step_usd is None:
-            return self.world.agree(int(left > 0))
-        due = self._next_share() * self._limit_usd - self.meter.charged_usd
-        # Half of what is left, then half of the rest: a step that grows dearer on the way costs one step at most.
-        affordable = left >= step_usd * (1 - 1e-9)  # sums of dollars carry rounding errors
-        steps = max(1, min(longest, int(min(left, due) / step_usd / 2))) if affordable else 0
-        return self.world.agree(steps)
+        return self.spending.steps_to_go(self.step) if self.trainable else 0
 
     def take_steps(self, steps: int) -> None:
         """Train on the next `steps` batches, at least one."""
         assert self.optimizer is not None  # noqa: S101
         layout = memory_format(self.precision)
+        config, spent = self.spec.train, self.fraction
         with self.meter.training(steps):
-            for _ in range(steps):
+            for ahead in range(steps):
+                expected = spent + (ahead + 0.5) * self.spending.step_fraction
+                for group in self.optimizer.param_groups:
+                    group["lr"] = config.learning_rate * rate_factor(config.schedule, config.warmup, expected)
                 with self.meter.waiting_for_data():
                     batch = self.batches.batch(self.step)
                 lr = batch.lr.to(self.device, memory_format=layout, non_blocking=True)
@@ -197,12 +191,8 @@ class Trial:
         return status[round(self.world.slowest(float(code)))]
 
     def validation_due(self) -> bool:
-        """Whether the next share of `evaluate_at` is spent."""
-        return bool(self.world.agree(int(self.fraction >= self._next_share() and self.fraction < 1)))
-
-    def _next_share(self) -> float:
-        done = self.curve[-1].fraction if self.curve else -1.0
-        return min((share for share in self.spec.train.evaluate_at if share > done), default=1.0)
+        """Whether the next step would pass a share of the budget at which to validate."""
+        return self.spending.validation_due(self.step)
 
     def validate(self) -> None:
         """Score the network on the whole validation set and add a point to the curve; off the clock."""
@@ -216,6 +206,8 @@ class Trial:
                 alex=self.alex,
             )
             self.scores = sorted(self.world.gather(mine), key=lambda score: score.image_id)
+        if self.curve and self.curve[-1].step == self.step:
+            self.curve.pop()  # the same weights again, at the end or after a resume
         self.curve.append(
             CurvePoint(
                 arch=self.spec.arch,
@@ -228,6 +220,7 @@ class Trial:
                 **mean_scores(self.scores),
             )
         )
+        self.spending.validated(self.step)
         self._loss_sum.zero_()
         self._loss_steps = 0
 
@@ -244,6 +237,7 @@ class Trial:
             "step": self.step,
             "meter": self.meter.state(),
             "curve": [asdict(point) for point in self.curve],
+            "shares_done": self.spending.shares_done,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -254,6 +248,7 @@ class Trial:
         self.step = state["step"]
         self.meter.load_state(state["meter"])
         self.curve = [CurvePoint(**point) for point in state["curve"]]
+        self.spending.shares_done = state["shares_done"]
 
     def progress(self, phase: Literal["training", "validating", "ended"], status: str | None = None) -> Progress:
         """Where the trial stands."""
@@ -267,35 +262,40 @@ class Trial:
             phase=phase,
             fraction=self.fraction,
             charged_usd=self.meter.charged_usd,
-            budget_usd=self._limit_usd,
+            budget_usd=self.spending.limit_usd,
             epochs=self.epochs,
             loss=self.loss,
             perceptual=self.curve[-1].perceptual if self.curve else None,
             seconds_left=left,
             validations=len(self.curve),
             status=status,
+            equalisation_error_pct=self.spending.equalisation_error_pct if status and self.trainable else None,
         )
 
-    def row(self, status: Status) -> TrialRow:
+    def row(self, status: Status, inference_ms: float | None = None) -> TrialRow:
         """The trial's line in the table."""
         charged = self.meter.charged_seconds
+        violation = self.spending.violation(self.spec.tolerance) if self.trainable and status == "finished" else None
         last = asdict(self.curve[-1])
         return TrialRow(
             arch=self.spec.arch,
             seed=self.spec.seed,
-            status=status,
+            status="invalid" if violation else status,
+            error=violation,
             params=count_parameters(self.model),
             steps=self.step,
             epochs=self.epochs,
-            budget_usd=self._limit_usd,
+            budget_usd=self.spending.limit_usd,
             charged_usd=self.meter.charged_usd,
             billed_usd=self.meter.billed_usd,
+            equalisation_error_pct=self.spending.equalisation_error_pct if self.trainable else None,
             usd_per_epoch=self.meter.charged_usd / self.epochs if self.step else None,
             samples_per_s=self.samples / charged if self.step else None,
             stall_share=self.world.size * self.meter.seconds["stall"] / charged if self.step else None,
             perceptual_name=self.perceptual.info.name,
             perceptual_start=self.curve[0].perceptual,
             **{name: last[name] for name in MEAN_NAMES},
+            inference_ms=inference_ms,
             precision=self.precision,
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             checkpoint=self.files.checkpoint,

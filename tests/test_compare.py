@@ -201,6 +201,7 @@ def test_a_comparison_that_cannot_run_is_refused_at_once(
 
 def command(pairs: str, out: Path, *words: str) -> list[str]:
     flags = ["--data", pairs, "--out", str(out), "--perceptual", "vgg-random", "--batch-size", "2", "--patch-px", "16"]
+    flags += ["--seeds", "1"]
     return [sys.executable, "jobs/compare.py", "paper", *flags, *words]
 
 

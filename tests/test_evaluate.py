@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from raysr.evaluate import MEAN_NAMES, ImageScore, evaluate, mean_scores, to_uint8, upscale
+from raysr.evaluate import MEAN_NAMES, TIMED_RUNS, ImageScore, evaluate, inference_ms, mean_scores, to_uint8, upscale
 from raysr.images import Box
 from raysr.losses import Perceptual, load_perceptual
 from raysr.models import build_model
@@ -67,6 +67,20 @@ def test_the_mean_leaves_out_pictures_without_a_score() -> None:
     score = ImageScore(image_id="a", photograph="a", note=None, **dict.fromkeys(MEAN_NAMES, 1.0) | {"lpips_alex": None})
     means = mean_scores([score, replace(score, psnr=3.0, ms_ssim=None)])
     assert (means["psnr"], means["ms_ssim"], means["lpips_alex"]) == (2.0, 1.0, None)
+
+
+def test_a_photograph_counts_once_however_many_tiles_it_has() -> None:
+    tile = ImageScore(image_id="a#0", photograph="a", note=None, **dict.fromkeys(MEAN_NAMES, 1.0))
+    other = replace(tile, image_id="b#0", photograph="b", psnr=5.0)
+    assert mean_scores([tile, replace(tile, image_id="a#1", psnr=3.0), other])["psnr"] == 3.5
+
+
+def test_inference_is_timed_on_the_picture_alone_and_leaves_the_network_as_it_was(rows: list[PairRow]) -> None:
+    model, waits = build_model("espcn", 2), []
+    took = inference_ms(model, rows[0], device=CPU, precision="float32", synchronise=lambda: waits.append(1))
+    assert 0 < took < 1000
+    assert len(waits) == 2 * (1 + TIMED_RUNS)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_picture_is_rounded_to_the_nearest_of_256_values() -> None:

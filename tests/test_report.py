@@ -10,10 +10,14 @@ import pytest
 from rich.console import Console
 
 from raysr import storage
-from raysr.report import findings, print_table, standings, table_markdown, write_report
+from raysr.evaluate import ImageScore
+from raysr.findings import find
+from raysr.report import print_table, table_markdown, write_report
 from raysr.runs import CurvePoint, Run, TrialFiles, TrialRow, write_png
 
 BUDGET = 0.001875
+HARDER = 1e-4
+"""How much a photograph's score differs from the next one's, in every trial."""
 
 
 def row(arch: str, perceptual: float | None, seed: int = 0, **changes: Any) -> TrialRow:
@@ -42,6 +46,7 @@ def row(arch: str, perceptual: float | None, seed: int = 0, **changes: Any) -> T
 def make_run(folder: Path, *trials: TrialRow, **changes: Any) -> Run:
     info = {
         "preset": "demo",
+        "config": {"train": {"evaluate_at": [0.5]}},
         "command": ["compare.py", "demo"],
         "started": "2026-11-24T10:00:00+00:00",
         "commit": None,
@@ -66,17 +71,19 @@ def make_run(folder: Path, *trials: TrialRow, **changes: Any) -> Run:
     curves = pd.DataFrame(
         [
             {name: asdict(trial)[name] for name in names}
-            | {"step": trial.steps * share, "charged_usd": trial.charged_usd * share}
+            | {"step": trial.steps * share, "charged_usd": trial.charged_usd * share, "fraction": share}
             for trial in trials
             for share in ((0, 1) if trial.params else (0,))
         ]
     )
     images = pd.DataFrame(
         [
-            {"arch": trial.arch, "seed": trial.seed, "image_id": image, "perceptual": trial.perceptual, "psnr": 31.5}
+            asdict(trial) | {"image_id": f"{photograph}.png#000", "photograph": photograph, "perceptual": score + bonus}
             for trial in trials
-            for image in ("camera.png#000", "camera.png#001")
-        ]
+            if (score := trial.perceptual) is not None
+            for photograph, bonus in (("camera", -HARDER), ("cat", 0.0), ("dog", HARDER))
+        ],
+        columns=pd.Index(["arch", "seed", *ImageScore.__dataclass_fields__]),
     )
     for name in ("hr", "lr"):
         write_png(storage.join(str(folder), "pictures", f"{name}.png"), np.full((8, 8), 90, np.uint8))
@@ -86,7 +93,7 @@ def make_run(folder: Path, *trials: TrialRow, **changes: Any) -> Run:
 
 
 def said(run: Run) -> str:
-    return "\n".join(findings(run, standings(run)))
+    return "\n".join(find(run).sentences)
 
 
 def test_the_best_picture_stands_first_and_a_trial_without_a_score_last(tmp_path: Path) -> None:
@@ -97,22 +104,24 @@ def test_the_best_picture_stands_first_and_a_trial_without_a_score_last(tmp_path
         row("bicubic", 0.01),
         row("inverted_unet3", 0.008),
     )
-    assert [standing.arch for standing in standings(run)] == ["inverted_unet3", "bicubic", "srcnn", "espcn"]
+    assert [standing.arch for standing in find(run).standings] == ["inverted_unet3", "bicubic", "srcnn", "espcn"]
 
 
 def test_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
     run = make_run(tmp_path, row("srcnn", 0.01, 0), row("srcnn", 0.02, 1), row("srcnn", 0.03, 2), row("bicubic", 0.01))
-    srcnn = next(standing for standing in standings(run) if standing.arch == "srcnn")
+    srcnn = next(standing for standing in find(run).standings if standing.arch == "srcnn")
     assert srcnn.seeds == 3
     assert srcnn.perceptual == pytest.approx(0.02)
-    assert srcnn.perceptual_spread == pytest.approx(0.01)
+    assert srcnn.estimate is not None
+    assert srcnn.estimate.mean == pytest.approx(0.02)
+    assert (srcnn.estimate.seeds, srcnn.estimate.photographs) == (3, 3)
     assert srcnn.of_bicubic == pytest.approx(2.0)
     assert srcnn.of_budget == pytest.approx(0.99)
-    assert "One seed each" not in said(run)
+    assert "95% intervals over 3 seeds and 3 photographs" in said(run)
 
 
 def test_a_single_seed_is_said_to_be_one(tmp_path: Path) -> None:
-    assert "One seed each" in said(make_run(tmp_path, row("srcnn", 0.01)))
+    assert "One seed each" in said(make_run(tmp_path, row("srcnn", 0.01), row("bicubic", 0.02)))
 
 
 def test_the_report_says_what_it_means_when_bicubic_leads(tmp_path: Path) -> None:
@@ -123,7 +132,7 @@ def test_the_report_says_what_it_means_when_bicubic_leads(tmp_path: Path) -> Non
 
 def test_the_report_names_those_that_are_still_behind_bicubic(tmp_path: Path) -> None:
     text = said(make_run(tmp_path, row("srcnn", 0.02), row("inverted_unet3", 0.005), row("bicubic", 0.01)))
-    assert "Inverted U-Net gives the best picture of the trained networks at a budget of $0.00187 each" in text
+    assert "Inverted U-Net wins at a budget of $0.00187 each" in text
     assert "Bicubic, which costs nothing, is still ahead of SRCNN." in text
 
 
@@ -175,10 +184,10 @@ def test_table_md_has_the_papers_table_1_with_ours_beside_it(tmp_path: Path) -> 
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table_markdown(run).splitlines()[:6]]
     assert lines[0][:5] == ["Architecture", "paper: epochs", "paper: LPIPS", "paper: MS-SSIM", "LPIPS (random VGG)"]
     assert {len(line) for line in lines} == {len(lines[0])}
-    assert lines[2][:5] == ["Inverted U-Net", "10", "0.0831", "0.9847", "0.0100"]
-    assert lines[3][:5] == ["SRCNN", "50", "0.0928", "0.9844", "0.0200"]
-    assert lines[4][:5] == ["ESPCN", "40", "0.0994", "0.9856", "0.0300"]
-    assert lines[5][:5] == ["Bicubic", "-", "-", "-", "0.0400"]
+    assert lines[2][:5] == ["Inverted U-Net", "10", "0.0831", "0.9847", "0.0100 [0.0098, 0.0102]"]
+    assert lines[3][:5] == ["SRCNN", "50", "0.0928", "0.9844", "0.0200 [0.0198, 0.0202]"]
+    assert lines[4][:5] == ["ESPCN", "40", "0.0994", "0.9856", "0.0300 [0.0298, 0.0302]"]
+    assert lines[5][:5] == ["Bicubic", "-", "-", "-", "0.0400 [0.0398, 0.0402]"]
     assert lines[5][lines[0].index("charged $")] == "0.00"
     assert lines[2][lines[0].index("of budget")] == "99.0%"
 
@@ -198,7 +207,8 @@ def test_the_report_needs_no_other_file_and_escapes_what_it_shows(tmp_path: Path
 
 def test_the_second_opinion_stands_beside_the_first_where_there_is_one(tmp_path: Path) -> None:
     trials = row("srcnn", 0.02, lpips_alex=0.0456), row("bicubic", 0.01, lpips_alex=0.0123)
-    without, alex = make_run(tmp_path, *trials), {"name": "LPIPS (Alex)", "weights_sha256": "ef"}
+    alex = {"name": "LPIPS (Alex)", "weights_sha256": "ef"}
+    without = make_run(tmp_path, *(replace(trial, lpips_alex=None) for trial in trials))
     run = make_run(tmp_path, *trials, alex=alex)
     assert "LPIPS (Alex)" not in table_markdown(without)
     assert "| LPIPS (Alex) |" in table_markdown(run).splitlines()[0]
@@ -214,3 +224,82 @@ def test_a_run_whose_trials_all_failed_is_still_reported(tmp_path: Path) -> None
     Path(TrialFiles(str(tmp_path), "srcnn", 0).folder, "picture.png").unlink()
     write_report(run)
     assert "srcnn seed 0 failed: no memory" in (tmp_path / "table.md").read_text()
+
+
+def seeded(arch: str, level: float, noise: float, rng: np.random.Generator) -> list[TrialRow]:
+    return [row(arch, level + float(rng.normal(0, noise)), seed) for seed in range(5)]
+
+
+def test_a_lead_beyond_luck_is_a_win_and_one_within_it_is_not_separable(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    far = make_run(tmp_path, *seeded("espcn", 0.01, 1e-4, rng), *seeded("srcnn", 0.02, 1e-4, rng), row("bicubic", 0.03))
+    assert "ESPCN wins at a budget of $0.00187 each" in said(far)
+    near = make_run(tmp_path, *seeded("espcn", 0.01, 5e-3, rng), *seeded("srcnn", 0.011, 5e-3, rng))
+    leader, other = (standing.title for standing in find(near).standings)
+    assert f"Not separable at this budget: {leader} leads" in said(near)
+    assert f"luck may explain its lead over {other}." in said(near)
+
+
+def test_bicubic_can_win(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    run = make_run(tmp_path, *seeded("espcn", 0.02, 1e-4, rng), row("bicubic", 0.01))
+    assert find(run).winner == "bicubic"
+    assert "Bicubic wins" in said(run)
+
+
+def test_a_trial_that_did_not_finish_takes_no_part_in_the_verdict(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("espcn", 0.001, status="dead"), row("srcnn", 0.01), row("bicubic", 0.02))
+    assert find(run).winner == "srcnn"
+    assert {one.a for one in find(run).differences["perceptual"]} == {"srcnn"}
+    both = make_run(tmp_path, row("espcn", 0.001, 0, status="invalid"), row("espcn", 0.03, 1), row("srcnn", 0.01))
+    espcn = next(standing for standing in find(both).standings if standing.arch == "espcn")
+    assert (espcn.perceptual, espcn.seeds, espcn.statuses) == (0.03, 1, "finished, invalid")
+
+
+def test_a_run_in_which_nothing_finished_has_no_verdict(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("srcnn", 0.1, status="interrupted"))
+    assert find(run).winner is None
+    assert "No verdict: no trial finished." in said(run)
+
+
+def test_metrics_that_disagree_with_the_verdict_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("espcn", 0.01, psnr=28.0), row("srcnn", 0.02, psnr=31.0))
+    assert "The metrics disagree: PSNR puts SRCNN first" in said(run)
+    agreeing = make_run(tmp_path, row("espcn", 0.01, psnr=33.0), row("srcnn", 0.02, psnr=31.0))
+    assert "disagree" not in said(agreeing)
+
+
+def test_quality_at_a_share_is_the_last_that_it_had_paid_for_and_not_the_best(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("espcn", 0.01), row("srcnn", 0.02), row("bicubic", 0.03))
+    run.curves.loc[(run.curves["arch"] == "espcn") & (run.curves["fraction"] == 0), "perceptual"] = 0.004
+    extra = run.curves[run.curves["arch"] == "espcn"].tail(1).assign(fraction=0.501, step=51, perceptual=0.001)
+    found = find(replace(run, curves=pd.concat([run.curves, extra])))
+    ranks = {(point.arch, point.share): (point.rank, point.perceptual) for point in found.quality}
+    assert ranks["espcn", 0.5] == (1, 0.004)  # 50.1 % is more than this share had paid for
+    assert ranks["espcn", 1.0] == (1, 0.01)
+    assert ranks["bicubic", 1.0] == (3, 0.03)
+    front = {(point.arch, point.share) for point in found.quality if point.on_front}
+    assert ("srcnn", 1.0) not in front
+
+
+def test_the_front_of_speed_leaves_out_what_is_slower_and_worse(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path,
+        row("espcn", 0.01, inference_ms=5.0),
+        row("srcnn", 0.02, inference_ms=9.0),
+        row("bicubic", 0.03, inference_ms=0.2),
+    )
+    assert find(run).fast_front == {"espcn", "bicubic"}
+
+
+def test_every_pair_stands_in_the_report_with_its_chance_to_win(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    run = make_run(tmp_path, *seeded("espcn", 0.01, 1e-4, rng), *seeded("srcnn", 0.02, 1e-4, rng), row("bicubic", 0.03))
+    text, page = table_markdown(run), Path(write_report(run)).read_text()
+    out = StringIO()
+    print_table(run, Console(file=out, width=200))
+    for a, b in (("ESPCN", "SRCNN"), ("ESPCN", "Bicubic"), ("SRCNN", "Bicubic")):
+        assert f"| LPIPS (random VGG) | {a} | {b} | separable | -0.0" in text
+        assert f"<td>{a}</td><td>{b}</td><td>separable</td>" in page
+    assert re.search(r"ESPCN - SRCNN: -0.01\d\d \[.*\], p < 0.001, ESPCN is better for 100%", out.getvalue())
+    assert "50% of the budget" in text

@@ -15,8 +15,8 @@ from raysr.train import TrainOneConfig
 ROOT = Path(__file__).parents[1]
 ORDER = [
     *("storage", "images", "sources", "manifest", "pairs", "cluster", "prepare", "models", "precision", "losses"),
-    *("metrics", "evaluate", "cost", "world", "runs", "progress", "trial", "provenance", "train", "presets"),
-    *("compare", "report", "cli"),
+    *("metrics", "evaluate", "cost", "world", "budget", "runs", "progress", "trial", "provenance", "train", "presets"),
+    *("compare", "statistics", "standings", "findings", "figures", "report", "cli"),
 ]
 """A module imports only from those before it."""
 
@@ -66,7 +66,18 @@ def test_only_its_own_module_knows_a_part_of_ray(part: str) -> None:
 
 def test_the_training_loop_can_be_imported_where_ray_is_not() -> None:
     at_import: set[str] = set()
-    for name in ("train", "trial", "provenance", "report", "progress", "runs", "evaluate"):
+    for name in (
+        "train",
+        "trial",
+        "provenance",
+        "statistics",
+        "findings",
+        "figures",
+        "report",
+        "progress",
+        "runs",
+        "evaluate",
+    ):
         tree = ast.parse((ROOT / "raysr" / f"{name}.py").read_text())
         at_import |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names} | {
             str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)

@@ -238,9 +238,37 @@ def test_progress_tells_how_long_the_rest_will_take(make_trial: Callable[..., Tr
     assert (seen[-1].phase, seen[-1].status) == ("ended", "finished")
 
 
-@pytest.mark.parametrize("bad", [{"learning_rate": 0}, {"batch_size": 0}, {"evaluate_at": (0.5, 1.0)}])
+def test_every_network_finishes_its_schedule_whatever_its_steps_cost(make_trial: Callable[..., Trial]) -> None:
+    config = replace(CONFIG, schedule="cosine", warmup=0.1)
+    for seconds in (0.1, 0.37):
+        trial = make_trial(budget=Budget(gpu_seconds=10), step_seconds=lambda step, s=seconds: s, train=config)
+        rates: list[float] = []
+        assert trial.optimizer is not None
+        trial.optimizer.register_step_pre_hook(lambda optimizer, *_, r=rates: r.append(optimizer.param_groups[0]["lr"]))
+        run_trial(trial, SILENT)
+        assert max(rates) == pytest.approx(1e-3, rel=0.01)
+        assert rates[-1] < 0.01 * max(rates)
+        peak = rates.index(max(rates))
+        assert peak / len(rates) == pytest.approx(0.1, abs=0.05)
+        assert rates[:peak] == sorted(rates[:peak])
+        assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_a_trial_far_from_its_budget_is_marked_invalid_with_the_reason(make_trial: Callable[..., Trial]) -> None:
+    # The last of 32 steps takes 5 s instead of 0.3.
+    trial = make_trial(budget=Budget(gpu_seconds=10), step_seconds=lambda step: 5 if step == 31 else 0.3)
+    row = run_trial(trial, SILENT)
+    assert row.status == "invalid"
+    assert row.equalisation_error_pct == pytest.approx(43)
+    assert row.error == "charged +43.00% away from its budget, and the tolerance is 3.00%"
+    assert row.perceptual is not None
+
+
+@pytest.mark.parametrize(
+    "bad", [{"learning_rate": 0}, {"batch_size": 0}, {"evaluate_at": (0.5, 1.0)}, {"warmup": 1.0}, {"warmup": -0.1}]
+)
 def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"must be above 0|between 0 and 1"):
+    with pytest.raises(ValueError, match=r"must be above 0|between 0 and 1|from 0 to below 1"):
         replace(CONFIG, **bad)
 
 

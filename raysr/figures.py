@@ -1,0 +1,85 @@
+"""The report's figures: quality against dollars, and one validation picture through every network."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from raysr import storage
+from raysr.findings import Findings
+from raysr.models import find_architecture
+from raysr.runs import Run, TrialFiles
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe & Ito's, safe for colour blindness."""
+
+
+def quality_curve(run: Run) -> str:
+    """Quality against charged dollars as HTML: a line a trial, bicubic as a level; plotly's script stands inside."""
+    figure = go.Figure()
+    name = run.info["perceptual"]["name"]
+    archs = [arch for arch in dict.fromkeys(trial.arch for trial in run.trials) if arch != "bicubic"]
+    shown: set[str] = set()
+    groups: Any = run.curves.groupby(["arch", "seed"], sort=False)
+    for (arch, _), points in groups:
+        if arch == "bicubic":
+            level = float(points["perceptual"].iloc[-1])
+            figure.add_hline(level, line_dash="dash", line_color="#555", annotation_text=f"bicubic {level:.4f}")
+            continue
+        figure.add_scatter(
+            x=points["charged_usd"],
+            y=points["perceptual"],
+            mode="lines+markers",
+            name=find_architecture(arch).title,
+            legendgroup=arch,
+            showlegend=arch not in shown,
+            line_color=COLOURS[archs.index(arch) % len(COLOURS)],
+            customdata=points[["step", "epochs", "seed"]],
+            hovertemplate="seed %{customdata[2]}, $%{x:.3g}, step %{customdata[0]} (%{customdata[1]:.1f}): %{y:.4f}",
+        )
+        shown.add(arch)
+    figure.update_layout(
+        template="plotly_white",
+        height=460,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        xaxis_title="notional dollars charged" if run.info["notional"] else "dollars charged",
+        yaxis={"title": f"{name}, lower is better", "type": "log"},
+    )
+    return figure.to_html(full_html=False, include_plotlyjs=True)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the report's Figure 5."""
+
+    title: str
+    source: str
+    """A data: address."""
+    caption: str
+
+
+def pictures(found: Findings) -> list[Picture]:
+    """The first validation picture through every network, best first, with its own score; its first seed's."""
+    run = found.run
+    image_id = run.info["figure_image_id"]
+    folder = storage.join(run.folder, "pictures")
+    shown = [
+        Picture("Target", _data_address(storage.join(folder, "hr.png")), image_id),
+        Picture("Input", _data_address(storage.join(folder, "lr.png")), "enlarged without smoothing"),
+    ]
+    images: Any = run.images
+    scores = images[images["image_id"] == image_id]
+    for row in found.standings:
+        for seed in sorted(trial.seed for trial in run.trials if trial.arch == row.arch):
+            location = storage.join(TrialFiles(run.folder, row.arch, seed).folder, "picture.png")
+            if storage.exists(location):
+                score = scores[(scores["arch"] == row.arch) & (scores["seed"] == seed)].iloc[0]
+                caption = f"{run.info['perceptual']['name']} {score['perceptual']:.4f}, PSNR {score['psnr']:.2f} dB"
+                shown.append(Picture(row.title, _data_address(location), caption))
+                break
+    return shown
+
+
+def _data_address(location: str) -> str:
+    return "data:image/png;base64," + base64.b64encode(storage.read_bytes(location)).decode()

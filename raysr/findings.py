@@ -1,0 +1,187 @@
+"""What a run found, in numbers and in words: the verdict, how sure it is, and what the metrics disagree on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raysr.cost import format_usd
+from raysr.models import find_architecture
+from raysr.runs import Run, TrialRow
+from raysr.standings import METRICS, QualityAt, Standing, fast_front, paired, quality, standings, winner
+from raysr.statistics import LEVEL, Difference, Estimate
+
+FEW_STEPS = 100
+"""A budget of fewer steps cannot be met to within 1 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything that a run's tables and its report say."""
+
+    run: Run
+    standings: Sequence[Standing]
+    """The best picture first; those without a score at the end."""
+    differences: dict[str, list[Difference]]
+    """Every pair that finished, by metric."""
+    quality: Sequence[QualityAt]
+    """Quality at every share of the budget that was validated."""
+    fast_front: frozenset[str]
+    """Architectures that no other one beats in both inference time and `perceptual`."""
+    sentences: Sequence[str]
+    """What it means, the verdict first."""
+
+    @property
+    def winner(self) -> str | None:
+        """The architecture with the best mean `perceptual` over its seeds, separable or not, among those that finished
+        within the tolerance; bicubic can be it. The cheaper to run (parameters) wins a tie."""
+        return winner(self.standings)
+
+
+def find(run: Run) -> Findings:
+    """Work out what the run found."""
+    rows = standings(run)
+    pairs = {metric: paired(run, rows, metric) for metric in METRICS}
+    return Findings(
+        run=run,
+        standings=rows,
+        differences={metric: found for metric, found in pairs.items() if found},
+        quality=quality(run),
+        fast_front=fast_front(rows),
+        sentences=_sentences(run, rows, pairs),
+    )
+
+
+def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]]) -> list[str]:
+    name, info = run.info["perceptual"]["name"], run.info
+    said = _verdict(run, rows, pairs)
+    trained = [row for row in rows if row.params and row.perceptual is not None]
+    bicubic = next((row for row in rows if row.arch == "bicubic" and row.perceptual is not None), None)
+    if trained and bicubic is not None:
+        said += _against_bicubic(trained, bicubic)
+    if name != "LPIPS (VGG)":
+        said.append(
+            f"{name} is not LPIPS on the published weights: it ranks the networks of this run, and cannot be compared "
+            "with published values."
+        )
+    if info["config"]["train"].get("schedule") == "cosine":
+        said.append(
+            "The learning rate falls to 0 at the end of the budget: the curve before 100 % is not what a smaller "
+            "budget would have given."
+        )
+    coarse = sorted({trial.arch for trial in run.trials if trial.budget_usd and 0 < trial.steps < FEW_STEPS})
+    if coarse:
+        names = listed([find_architecture(arch).title for arch in coarse])
+        said.append(f"The budget paid fewer than {FEW_STEPS} steps of {names}: it is equal to a step, not to 1 %.")
+    price = info["price"]
+    said.append(
+        f"{'Dollars are notional (no rented accelerator did the work): ' if info['notional'] else 'Price: '}"
+        f"${price['usd_per_hour']} an hour of {info['device']}; {price['source']}, {price['date']}."
+    )
+    said += [f"{trial.arch} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)]
+    return said
+
+
+def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]]) -> list[str]:
+    """Who won, whether that is more than luck, and what the metrics disagree on."""
+    leader = next((row for row in rows if row.arch == winner(rows)), None)
+    if leader is None:
+        return ["No verdict: no trial finished."]
+    name = run.info["perceptual"]["name"]
+    money = (
+        f"at a budget of {format_usd(run.info['budget_usd'])} each" if run.info["budget_usd"] else "after its epochs"
+    )
+    score = f"{name} {with_interval(leader.estimate)}"
+    rivals = {row.arch: row.title for row in rows if row.finished and row.arch != leader.arch}
+    if not rivals:
+        return [f"{leader.title} alone finished {money}: {score}."]
+    beaten = {
+        one.b if one.a == leader.arch else one.a
+        for one in pairs["perceptual"]
+        if leader.arch in (one.a, one.b) and one.separable
+    }
+    open_rivals = [title for arch, title in rivals.items() if arch not in beaten]
+    if open_rivals:
+        said = [
+            f"Not separable at this budget: {leader.title} leads {money} with {score}, but luck may explain its lead "
+            f"over {listed(open_rivals)}."
+        ]
+    else:
+        said = [f"{leader.title} wins {money}: {score}, and luck does not explain its lead over any other."]
+    said += _how_sure(rows)
+    return said + _disagreements(rows, leader, pairs)
+
+
+def _how_sure(rows: list[Standing]) -> list[str]:
+    trained = [row for row in rows if row.finished and row.params]
+    if not trained:
+        return []
+    fewest = min(row.seeds for row in trained)
+    estimates = [row.estimate for row in trained if row.estimate is not None]
+    if any(one.basis == "nothing" for one in estimates):
+        return ["There is one validation photograph: no interval can be given, so nothing is separable."]
+    if any(one.basis == "photographs" for one in estimates):
+        seeds = "One seed" if fewest == 1 else f"{fewest} seeds"
+        return [
+            f"{seeds} each: the {LEVEL:.0%} intervals are over photographs alone and leave out the luck of the "
+            "initialisation. Give --seeds 3 or more for a verdict on the architectures."
+        ]
+    return [
+        f"{LEVEL:.0%} intervals over {fewest} seeds and {estimates[0].photographs} photographs, both taken for random; "
+        "differences are corrected for all pairs (Holm)."
+    ]
+
+
+def _disagreements(rows: list[Standing], leader: Standing, pairs: dict[str, list[Difference]]) -> list[str]:
+    labels = {"lpips_alex": "LPIPS (Alex)", "ms_ssim": "MS-SSIM", "ssim": "SSIM", "psnr": "PSNR"}
+    said: list[str] = []
+    for metric, label in labels.items():
+        scored = [row for row in rows if row.finished and getattr(row, metric) is not None]
+        if not scored:
+            continue
+        sign = -1 if METRICS[metric] else 1
+        best = min(scored, key=lambda row: sign * getattr(row, metric))
+        if best.arch != leader.arch:
+            pair = [one for one in pairs[metric] if {one.a, one.b} == {best.arch, leader.arch}]
+            sure = "" if pair and pair[0].separable else " (not separable)"
+            said.append(f"{label} puts {best.title} first{sure}")
+    return [f"The metrics disagree: {'; '.join(said)}."] if said else []
+
+
+def _against_bicubic(trained: list[Standing], bicubic: Standing) -> list[str]:
+    behind = [row for row in trained if (row.of_bicubic or 0) >= 1]
+    distances = ", ".join(f"{row.title} {row.of_bicubic:.2f} x" for row in trained)
+    said = [f"Against bicubic ({bicubic.perceptual:.4f}, lower is better): {distances}."]
+    if len(behind) == len(trained):
+        said.append(
+            "Bicubic still leads: this budget is too small for any network here to beat a formula that costs nothing. "
+            "That is a finding about the budget, not about the architectures; give more with --budget.usd."
+        )
+    elif behind:
+        said.append(f"Bicubic, which costs nothing, is still ahead of {listed([row.title for row in behind])}.")
+    return said
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    *most, last = names
+    return " and ".join(filter(None, [", ".join(most), last]))
+
+
+def with_interval(one: Estimate | None, digits: int = 4) -> str:
+    """`0.0123 [0.0110, 0.0136]`, or the mean alone."""
+    if one is None:
+        return "-"
+    ends = "" if one.low is None or one.high is None else f" [{one.low:.{digits}f}, {one.high:.{digits}f}]"
+    return f"{one.mean:.{digits}f}{ends}"
+
+
+def _unfinished(run: Run) -> list[TrialRow]:
+    return [trial for trial in run.trials if trial.status != "finished"]
+
+
+def _first_line(trial: TrialRow) -> str:
+    reasons = {
+        "dead": "its picture is constant whatever the input; stopped before it spent its budget",
+        "diverged": "its loss is no number any more",
+    }
+    lines = (trial.error or reasons.get(trial.status, "")).strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,179 @@
+"""Where each architecture of a run stands, at the end and after every share of the budget."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from raysr.models import find_architecture
+from raysr.runs import Run, TrialRow
+from raysr.statistics import Difference, Estimate, differences, estimate, pareto_front, score_table
+
+METRICS = {"perceptual": False, "lpips_alex": False, "ms_ssim": True, "ssim": True, "psnr": True}
+"""Metrics of the verdict, and whether more of it is better. `perceptual` decides; the others agree or do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One architecture of a run: means over its seeds that finished, or over what is there when none did."""
+
+    arch: str
+    title: str
+    statuses: str
+    """How its trials ended: `finished`, or several words."""
+    seeds: int
+    """Trials that the scores are the mean of."""
+    finished: bool
+    """Whether it takes part in the verdict."""
+    params: int
+    epochs: float
+    steps: float
+    charged_usd: float
+    """Of one trial."""
+    of_budget: float | None
+    """Share of the budget; None where the budget is in epochs, and for what is not trained."""
+    usd_per_epoch: float | None
+    inference_ms: float | None
+    """For one validation picture, on the device that trained."""
+    perceptual: float | None
+    estimate: Estimate | None
+    """`perceptual` with its interval; None when no trial finished."""
+    perceptual_start: float | None
+    """Before the first step."""
+    of_bicubic: float | None
+    """`perceptual` divided by bicubic's: below 1 is better than bicubic."""
+    ms_ssim: float | None
+    ssim: float | None
+    psnr: float | None
+    perceptual_content: float | None
+    ms_ssim_content: float | None
+    lpips_alex: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityAt:
+    """Quality after a share of the budget: the last validation that this share had paid for, not the best one."""
+
+    share: float
+    arch: str
+    rank: int
+    """1 is the best picture for this money."""
+    charged_usd: float
+    perceptual: float
+    ms_ssim: float | None
+    on_front: bool
+    """Whether no other architecture and share is cheaper and better: the front over dollars, `perceptual`, MS-SSIM."""
+
+
+def standings(run: Run) -> list[Standing]:
+    """Every architecture of the run, the best picture first; those without a score at the end."""
+    by_arch: dict[str, list[TrialRow]] = {}
+    for trial in run.trials:
+        by_arch.setdefault(trial.arch, []).append(trial)
+    bicubic = mean([trial.perceptual for trial in by_arch.get("bicubic", [])])
+    found = [_standing(run, arch, trials, bicubic) for arch, trials in by_arch.items()]
+    return sorted(found, key=lambda s: (s.perceptual is None, s.perceptual or 0.0, s.params))
+
+
+def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | None) -> Standing:
+    finished = [trial for trial in all_trials if trial.status == "finished" and trial.perceptual is not None]
+    trials = finished or [trial for trial in all_trials if trial.perceptual is not None] or all_trials
+    perceptual = mean([trial.perceptual for trial in trials])
+    table = score_table(finished_images(run), arch, "perceptual")
+    params = all_trials[0].params
+    return Standing(
+        arch=arch,
+        title=find_architecture(arch).title,
+        statuses=", ".join(sorted({trial.status for trial in all_trials})),
+        seeds=sum(trial.perceptual is not None for trial in trials),
+        finished=bool(finished),
+        params=params,
+        epochs=mean([trial.epochs for trial in trials]) or 0.0,
+        steps=mean([trial.steps for trial in trials]) or 0.0,
+        charged_usd=mean([trial.charged_usd for trial in trials]) or 0.0,
+        of_budget=mean([t.charged_usd / t.budget_usd for t in trials if t.budget_usd and t.steps]),
+        usd_per_epoch=mean([trial.usd_per_epoch for trial in trials]),
+        inference_ms=mean([trial.inference_ms for trial in trials]),
+        perceptual=perceptual,
+        estimate=estimate(table.to_numpy()) if finished and not table.empty else None,
+        perceptual_start=mean([trial.perceptual_start for trial in trials]) if params else None,
+        of_bicubic=perceptual / bicubic if perceptual is not None and bicubic else None,
+        ms_ssim=mean([trial.ms_ssim for trial in trials]),
+        ssim=mean([trial.ssim for trial in trials]),
+        psnr=mean([trial.psnr for trial in trials]),
+        perceptual_content=mean([trial.perceptual_content for trial in trials]),
+        ms_ssim_content=mean([trial.ms_ssim_content for trial in trials]),
+        lpips_alex=mean([trial.lpips_alex for trial in trials]),
+    )
+
+
+def mean(values: Sequence[Any]) -> float | None:
+    """Of the values that are known; None when none is."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def finished_images(run: Run) -> pd.DataFrame:
+    """The rows of `run.images` that take part in the verdict."""
+    finished = {(trial.arch, trial.seed) for trial in run.trials if trial.status == "finished"}
+    images: Any = run.images
+    keys = zip(images["arch"], images["seed"], strict=True)
+    return images[pd.Series([key in finished for key in keys], index=images.index, dtype=bool)]
+
+
+def paired(run: Run, rows: Sequence[Standing], metric: str) -> list[Difference]:
+    """Every pair of architectures that finished, by one metric."""
+    images = finished_images(run)
+    tables = {row.arch: score_table(images, row.arch, metric) for row in rows if row.finished}
+    return differences(
+        {arch: table for arch, table in tables.items() if not table.empty},
+        lower_is_better=not METRICS[metric],
+        seedless=frozenset(row.arch for row in rows if not row.params),
+    )
+
+
+def quality(run: Run) -> list[QualityAt]:
+    """Quality at every share of the budget that was validated; nothing for a single architecture."""
+    every: Any = run.curves
+    curves = every[every["perceptual"].notna()]
+    shares = [*run.info["config"]["train"]["evaluate_at"], 1.0]
+    if curves["arch"].nunique() < 2:
+        return []
+    points: list[tuple[float, str, dict[str, float]]] = []
+    for share in shares:
+        # A share is reached when the next step would pass it; sums of dollars carry rounding errors.
+        paid = curves[curves["fraction"] <= share * (1 + 1e-9)]
+        last = paid.sort_values("step").groupby(["arch", "seed"], sort=False).tail(1)
+        means = last.groupby("arch", sort=False)[["charged_usd", "perceptual", "ms_ssim"]].mean()
+        points += [(share, str(arch), values) for arch, values in means.to_dict("index").items()]
+    front = pareto_front([(v["charged_usd"], v["perceptual"], -_known(v["ms_ssim"])) for _, _, v in points])
+    return [
+        QualityAt(
+            share=share,
+            arch=arch,
+            rank=1 + sum(s == share and v["perceptual"] < values["perceptual"] for s, _, v in points),
+            charged_usd=values["charged_usd"],
+            perceptual=values["perceptual"],
+            ms_ssim=None if pd.isna(values["ms_ssim"]) else values["ms_ssim"],
+            on_front=index in front,
+        )
+        for index, (share, arch, values) in enumerate(points)
+    ]
+
+
+def _known(value: float) -> float:
+    return 0.0 if pd.isna(value) else value
+
+
+def fast_front(rows: Sequence[Standing]) -> frozenset[str]:
+    """Architectures that no other one beats in both inference time and `perceptual`."""
+    timed = [row for row in rows if row.finished and row.inference_ms is not None and row.perceptual is not None]
+    front = pareto_front([(row.inference_ms or 0.0, row.perceptual or 0.0) for row in timed])
+    return frozenset(timed[index].arch for index in front)
+
+
+def winner(rows: Sequence[Standing]) -> str | None:
+    """The architecture that `Findings.winner` describes."""
+    return next((row.arch for row in rows if row.finished and row.perceptual is not None), None)

@@ -1,0 +1,162 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from raysr.statistics import LEVEL, differences, estimate, holm, pareto_front, score_table
+
+
+def crossed(rng: np.random.Generator, shape: tuple[int, int], seed_sd: float, photo_sd: float, sd: float) -> np.ndarray:
+    seeds, photographs = shape
+    noise = rng.normal(0, sd, shape)
+    return noise + rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, photo_sd, (1, photographs))
+
+
+@pytest.mark.parametrize(
+    ("seed_sd", "photo_sd", "sd"),
+    [(1, 0.1, 0.1), (0.1, 1, 0.1), (1, 1, 0.3), (0.3, 1, 0.3), (0, 1, 0.3)],
+    ids=["seed noise", "photograph noise", "both", "photograph noise mostly", "no seed noise"],
+)
+def test_the_interval_covers_the_truth_as_often_as_it_says(seed_sd: float, photo_sd: float, sd: float) -> None:
+    rng = np.random.default_rng([int(10 * seed_sd), int(10 * photo_sd)])
+    found = [estimate(5 + crossed(rng, (5, 20), seed_sd, photo_sd, sd)) for _ in range(2000)]
+    covered = np.mean([one.low <= 5 <= one.high for one in found if one.low is not None and one.high is not None])
+    assert 0.92 <= covered <= 0.98
+
+
+def test_the_interval_of_a_difference_covers_the_truth_too() -> None:
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(2000):
+        photographs = rng.normal(0, 3, (1, 20))  # harder photographs are harder for both
+        a, b = (photographs + level + crossed(rng, (5, 20), 0.3, 0.3, 0.2) for level in (1.0, 1.5))
+        (one,) = differences({"a": pd.DataFrame(a), "b": pd.DataFrame(b)}, lower_is_better=True)
+        assert one.estimate.low is not None
+        assert one.estimate.high is not None
+        hits += one.estimate.low <= -0.5 <= one.estimate.high
+    assert 0.92 <= hits / 2000 <= 0.98
+
+
+def test_pairs_that_do_not_differ_are_rarely_called_separable() -> None:
+    rng = np.random.default_rng(5)
+    wrong = 0
+    for _ in range(1000):
+        tables = {name: pd.DataFrame(crossed(rng, (5, 20), 1, 1, 0.3)) for name in "abcd"}
+        wrong += any(one.separable for one in differences(tables, lower_is_better=True))
+    assert wrong / 1000 <= 1 - LEVEL
+
+
+def test_without_photograph_noise_it_is_the_t_interval_of_the_seeds_means() -> None:
+    seeds = np.array([1.0, 2.0, 4.0, 7.0])
+    found = estimate(np.repeat(seeds[:, None], 6, axis=1))
+    low, high = stats.t.interval(0.95, 3, seeds.mean(), stats.sem(seeds))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.p_value == pytest.approx(stats.ttest_1samp(seeds, 0).pvalue)
+
+
+def test_without_seed_noise_it_is_the_t_interval_of_the_photographs_means() -> None:
+    photographs = np.array([1.0, 2.0, 4.0, 7.0, 3.0])
+    found = estimate(np.repeat(photographs[None], 5, axis=0))
+    assert (found.low, found.high) == pytest.approx(
+        stats.t.interval(0.95, 4, photographs.mean(), stats.sem(photographs))
+    )
+    assert found.basis == "seeds and photographs"
+
+
+def test_a_table_worked_by_hand() -> None:
+    # Means of rows 2, 3, 7 and of columns 3, 25/6, 29/6: MS_seeds 21 (2 degrees of freedom), MS_photographs 31/12 (2),
+    # MS_rest 1/12 (4).
+    found = estimate(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [6.0, 7.5, 7.5]]))
+    t2, t4 = stats.t.ppf(0.975, [2, 4])
+    half = np.sqrt((21 * t2**2 + 31 / 12 * t2**2 - t4**2 / 12) / 9)
+    assert found.mean == pytest.approx(4)
+    assert found.standard_error == pytest.approx(np.sqrt((21 + 31 / 12 - 1 / 12) / 9))
+    assert (found.low, found.high) == pytest.approx((4 - half, 4 + half))
+
+
+def test_fewer_than_three_seeds_give_an_interval_over_photographs_that_says_so() -> None:
+    scores = np.array([[1.0, 2.0, 4.0], [3.0, 2.0, 6.0]])
+    found = estimate(scores)
+    assert (found.basis, found.seeds, found.photographs) == ("photographs", 2, 3)
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 2, scores.mean(), stats.sem(scores.mean(0))))
+
+
+def test_one_photograph_gives_no_interval() -> None:
+    found = estimate(np.array([[1.0], [2.0], [3.0]]))
+    assert (found.mean, found.low, found.high, found.p_value, found.basis) == (2.0, None, None, None, "nothing")
+
+
+def test_the_p_value_is_the_level_whose_interval_just_touches_zero() -> None:
+    scores = np.random.default_rng(1).normal(0.5, 1, (5, 8))
+    one = estimate(scores)
+    assert one.p_value is not None
+    assert one.low is not None
+    # Moved by its lower end, the interval begins at 0: the error is that of the interval.
+    assert estimate(scores - one.low).p_value == pytest.approx(1 - LEVEL)
+    assert (one.p_value < 1 - LEVEL) == (one.low > 0)
+
+
+@pytest.mark.parametrize("bad", [np.empty((0, 3)), np.array([[1.0, np.nan]]), np.array([[np.inf, 1.0]])])
+def test_what_is_no_table_of_scores_is_refused(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected finite scores"):
+        estimate(bad)
+
+
+def test_scores_that_are_all_the_same_have_no_width_and_a_clear_p_value() -> None:
+    same, none = estimate(np.full((3, 4), 2.0)), estimate(np.zeros((3, 4)))
+    assert (same.low, same.high, same.p_value) == (2.0, 2.0, pytest.approx(0))
+    assert none.p_value == 1.0
+
+
+def test_tiles_of_a_photograph_are_one_cluster() -> None:
+    rows = [
+        ("x", seed, photograph, value + seed)
+        for seed in (0, 1)
+        for photograph, value in (("cat", 1.0), ("cat", 3.0), ("dog", 10.0))
+    ]
+    images = pd.DataFrame([*rows, ("y", 0, "cat", 99.0)], columns=pd.Index(["arch", "seed", "photograph", "psnr"]))
+    table = score_table(images, "x", "psnr")
+    assert table.to_dict("index") == {0: {"cat": 2.0, "dog": 10.0}, 1: {"cat": 3.0, "dog": 11.0}}
+
+
+def test_a_photograph_that_has_no_such_score_is_left_out() -> None:
+    images = pd.DataFrame({"arch": "x", "seed": 0, "photograph": ["cat", "dog"], "ms_ssim": [0.9, None]})
+    assert list(score_table(images, "x", "ms_ssim").columns) == ["cat"]
+
+
+def test_holm_corrects_step_by_step_and_never_turns_the_order_round() -> None:
+    assert holm([0.01, 0.04, None, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), None, pytest.approx(0.06)]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_what_takes_no_seed_is_compared_with_every_seed_of_the_other() -> None:
+    network = pd.DataFrame(np.random.default_rng(0).normal(0, 1, (4, 6)))
+    bicubic = pd.DataFrame(np.full((1, 6), 3.0))
+    (one,) = differences({"net": network, "bicubic": bicubic}, lower_is_better=True, seedless=frozenset({"bicubic"}))
+    assert one.estimate == estimate(network.to_numpy() - 3.0)
+    assert one.estimate.seeds == 4
+    (turned,) = differences({"bicubic": bicubic, "net": network}, lower_is_better=True, seedless=frozenset({"bicubic"}))
+    assert turned.estimate.mean == pytest.approx(-one.estimate.mean)
+    assert turned.a_beats_b == pytest.approx(1 - one.a_beats_b)
+
+
+def test_networks_are_compared_on_the_seeds_and_photographs_that_both_have() -> None:
+    a = pd.DataFrame([[1.0, 2.0], [2.0, 3.0]], index=pd.Index([0, 1]), columns=pd.Index(["cat", "dog"]))
+    b = pd.DataFrame([[5.0, 1.0], [9.0, 1.0]], index=pd.Index([1, 2]), columns=pd.Index(["cat", "owl"]))
+    (one,) = differences({"a": a, "b": b}, lower_is_better=True)
+    assert (one.estimate.mean, one.estimate.seeds, one.estimate.photographs) == (-3.0, 1, 1)
+
+
+def test_the_chance_to_win_counts_new_seeds_of_both_and_halves_ties() -> None:
+    a, b = pd.DataFrame([[1.0, 5.0], [2.0, 5.0]]), pd.DataFrame([[2.0, 5.0], [3.0, 4.0]])
+    (one,) = differences({"a": a, "b": b}, lower_is_better=True)
+    # cat: 1<2, 1<3, 2=2, 2<3 -> 3.5 of 4; dog: 5=5, 5>4, 5=5, 5>4 -> 1 of 4.
+    assert one.a_beats_b == pytest.approx(4.5 / 8)
+    (higher,) = differences({"a": a, "b": b}, lower_is_better=False)
+    assert higher.a_beats_b == pytest.approx(1 - 4.5 / 8)
+
+
+def test_the_front_keeps_what_nothing_else_beats() -> None:
+    assert pareto_front([(1, 3), (2, 2), (2, 3), (3, 1), (1, 3)]) == [0, 1, 3, 4]
+    assert pareto_front([]) == []
