@@ -5,15 +5,25 @@ from typing import Annotated
 import tyro
 
 from raysr.cli import fail, make_console
+from raysr.prices import find_price
+from raysr.provenance import now
 from raysr.report import print_table, write_report
-from raysr.runs import Run
+from raysr.runs import Run, repriced
 
 
-def main(run: Annotated[str, tyro.conf.Positional]) -> None:
-    """Report on the run in folder RUN."""
+def main(run: Annotated[str, tyro.conf.Positional], price: str | None = None) -> None:
+    """Report on the run in folder RUN.
+
+    Args:
+        run: Folder of a run.
+        price: Dollars an accelerator-hour, or a name of raysr/prices.py: what the run would have cost at that price.
+            Its report stands beside the run's own.
+    """
     try:
         found = Run.read(run)
-    except OSError as error:
+        if price is not None:
+            found = repriced(found, find_price(price, now().date().isoformat()))
+    except (OSError, ValueError) as error:
         fail(str(error))
     console = make_console()
     print_table(found, console)

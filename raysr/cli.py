@@ -31,7 +31,7 @@ def parse_preset(presets: Mapping[str, tuple[str, T]], default: str, args: Seque
 
 def make_console() -> Console:
     """Standard output; wide enough for the table where it is no terminal, as in a job's log."""
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

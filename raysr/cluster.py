@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -41,3 +42,25 @@ def cluster_devices() -> dict[str, float]:
     """What the cluster has: its CPUs and GPUs."""
     resources = ray.cluster_resources()
     return {name: resources.get(name, 0.0) for name in ("CPU", "GPU")}
+
+
+def choose_accelerator(found: Sequence[str], wanted: str | None) -> str | None:
+    """The model of accelerator that all trials run on; None where the cluster names none.
+
+    `found` are the models of the cluster. Raises ValueError where there are several and none was asked for (seconds of
+    unlike accelerators are not the same money), and for one that is not there.
+    """
+    if wanted is None and len(found) > 1:
+        raise ValueError(
+            f"the cluster has unlike accelerators ({', '.join(found)}), and their seconds do not compare: choose one "
+            f"with --accelerator, for example --accelerator {found[0]}"
+        )
+    if wanted is not None and wanted not in found:
+        raise ValueError(f"--accelerator {wanted} is not in the cluster, which has {', '.join(found) or 'none'}")
+    return wanted or next(iter(found), None)
+
+
+def cluster_accelerators() -> list[str]:
+    """The models of accelerator of the cluster, as Ray names them."""
+    prefix = "accelerator_type:"
+    return sorted(name.removeprefix(prefix) for name in ray.cluster_resources() if name.startswith(prefix))

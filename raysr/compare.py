@@ -21,17 +21,18 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from raysr import storage
-from raysr.cluster import QUIET, cluster_devices, start_ray
-from raysr.cost import price_per_hour
+from raysr.cluster import QUIET, choose_accelerator, cluster_accelerators, cluster_devices, start_ray
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
 from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig, chosen_budget
+from raysr.prices import find_price
 from raysr.progress import Board, ProgressDisplay, Snapshot
 from raysr.provenance import RunInfo, device_name, now
 from raysr.runs import Outcome, Run, TrialFiles, TrialRow, gather, new_run_folder
+from raysr.spec import TrialSpec
 from raysr.train import Reporter, check_trials, run_trial, train_worker
-from raysr.trial import Trial, TrialSpec, unfinished_row
+from raysr.trial import Trial, unfinished_row
 from raysr.world import World
 
 _ORDER = 7
@@ -46,11 +47,18 @@ class Resources:
     workers_per_trial: int
     cpus_per_worker: int
     max_concurrent: int
+    accelerator: str | None = None
+    """Model of GPU that every worker needs."""
 
     @property
     def per_worker(self) -> dict[str, float]:
         """For Ray's scheduler."""
-        return {"CPU": float(self.cpus_per_worker), **({"GPU": 1.0} if self.use_gpu else {})}
+        return {"CPU": float(self.cpus_per_worker), **({"GPU": 1.0} if self.use_gpu else {}), **self.model}
+
+    @property
+    def model(self) -> dict[str, float]:
+        """A token of the resource by which Ray knows the model of GPU."""
+        return {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}
 
 
 def compare(config: CompareConfig, console: Console) -> Outcome:
@@ -60,7 +68,7 @@ def compare(config: CompareConfig, console: Console) -> Outcome:
     ValueError and its like for a configuration that cannot run, before any money is spent.
     """
     budget = chosen_budget(config)
-    price = price_per_hour(config.price, now().date().isoformat())
+    price = find_price(config.price, now().date().isoformat())
     if config.data is None and config.preset != "demo":
         raise ValueError(f"preset {config.preset!r} needs --data DIR, a set made by jobs/prepare.py")
     if config.data is not None:
@@ -127,14 +135,15 @@ def _share_out(config: CompareConfig) -> Resources:
     concurrent = min(config.max_concurrent or (most if use_gpu else 1), most)
     # Ray sets OMP_NUM_THREADS from the CPUs that a worker asks for: give it all that its share allows.
     cpus = max(1, int(devices["CPU"]) // (concurrent * config.workers_per_trial))
-    return Resources(use_gpu, config.workers_per_trial, cpus, concurrent)
+    accelerator = choose_accelerator(cluster_accelerators(), config.accelerator) if use_gpu else None
+    return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator)
 
 
 def _device_name(resources: Resources) -> str:
     """The name of what trains: a worker's device, which the driver's machine need not have."""
     task: Any = ray.remote(device_name)
     kind = "cuda" if resources.use_gpu else "cpu"
-    return ray.get(task.options(num_cpus=1, num_gpus=int(resources.use_gpu)).remote(kind))
+    return ray.get(task.options(num_cpus=1, num_gpus=int(resources.use_gpu), resources=resources.model).remote(kind))
 
 
 def _run_all(
@@ -185,7 +194,8 @@ def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[
 
     task: Any = ray.remote(work)
     try:
-        ray.get(task.options(num_cpus=resources.cpus_per_worker, num_gpus=int(resources.use_gpu)).remote())
+        options = {"num_gpus": int(resources.use_gpu), "resources": resources.model}
+        ray.get(task.options(num_cpus=resources.cpus_per_worker, **options).remote())
     except ray.exceptions.RayTaskError as error:
         return {(spec.arch, spec.seed): str(error).strip()}
     return {}

@@ -22,9 +22,13 @@ class Price:
     source: str
     date: str
     """When it was looked up, ISO 8601."""
+    accelerator: str | None = None
+    """The model that is priced, where the price says so."""
+    provider_kind: str | None = None
+    """`on demand`, `spot`, `serverless`, ..."""
 
     def __post_init__(self) -> None:
-        if not self.usd_per_hour > 0:
+        if not 0 < self.usd_per_hour < float("inf"):
             raise ValueError(f"a price must be above 0 dollars an hour, got {self.usd_per_hour}")
 
     def usd(self, accelerator_seconds: float) -> float:
@@ -34,6 +38,8 @@ class Price:
 
 DEFAULT_PRICE = Price(
     usd_per_hour=0.27,
+    accelerator="RTX A5000",
+    provider_kind="on demand",
     source="RTX A5000 (the paper's card), catalogue price of a rented one at RunPod; $0.26 in an older copy of it",
     date="2026-11-24",
 )
@@ -47,6 +53,10 @@ class Budget:
     """Dollars, metered."""
     gpu_seconds: float | None = None
     """Seconds of one accelerator, metered; at one price the same as dollars."""
+    flops: float | None = None
+    """Floating-point operations of the training steps, loss included, as torch counts them."""
+    samples: int | None = None
+    """Squares (or crops) trained on."""
     epochs: dict[str, int] | None = None
     """Passes over the training set, by architecture, whatever they cost."""
 
@@ -54,37 +64,48 @@ class Budget:
         """Itself; raises ValueError unless exactly one budget is given and it is above 0."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
-            raise ValueError(f"give exactly one of --budget.usd, --budget.gpu-seconds, --budget.epochs; got {given}")
+            flags = ", ".join(f"--budget.{name.replace('_', '-')}" for name in vars(self))
+            raise ValueError(f"give exactly one of {flags}; got {given}")
         (name, value), *_ = given.items()
         values = value.values() if isinstance(value, dict) else [value]
-        if not values or min(values) <= 0:
+        if not values or not min(values) > 0:
             raise ValueError(f"--budget.{name} must be above 0, got {value}")
         return self
 
     def limit_usd(self, price: Price) -> float | None:
-        """The budget in dollars; None for epochs."""
+        """The budget in dollars; None for one that is in steps."""
         if self.gpu_seconds is not None:
             return price.usd(self.gpu_seconds)
         return self.usd
 
-    def limit_steps(self, arch: str, steps_per_epoch: int) -> int | None:
-        """The budget in steps; None for money. Raises ValueError for an architecture without a number of epochs."""
-        if self.epochs is None:
+    def limit_steps(
+        self, arch: str, *, steps_per_epoch: int, batch_size: int, step_flops: float | None = None
+    ) -> int | None:
+        """The budget in whole steps; None for money.
+
+        `step_flops` are those of a whole batch, needed for a budget of them. Raises ValueError for an architecture
+        without a number of epochs, and for a budget that does not pay for one step.
+        """
+        if self.epochs is not None:
+            if arch not in self.epochs:
+                raise ValueError(f"--budget.epochs names no number for {arch!r}; it has {', '.join(self.epochs)}")
+            return self.epochs[arch] * steps_per_epoch
+        if self.samples is not None:
+            name, steps, each = "samples", self.samples // batch_size, float(batch_size)
+        elif self.flops is not None:
+            assert step_flops is not None  # noqa: S101
+            name, steps, each = "flops", int(self.flops // step_flops), step_flops
+        else:
             return None
-        if arch not in self.epochs:
-            raise ValueError(f"--budget.epochs names no number for {arch!r}; it has {', '.join(self.epochs)}")
-        return self.epochs[arch] * steps_per_epoch
+        if steps < 1:
+            raise ValueError(
+                f"--budget.{name} {getattr(self, name):g} pays for no step of {arch}, which takes {each:g}"
+            )
+        return steps
 
 
 PAPER_BUDGET = Budget(usd=5.20)
 """What the paper paid for its Inverted U-Net; it paid $5.60 for each of the other two."""
-
-
-def price_per_hour(usd_per_hour: float, today: str) -> Price:
-    """The catalogue price when it is that one, else a price given by the user on the day `today` (ISO 8601)."""
-    if usd_per_hour == DEFAULT_PRICE.usd_per_hour:
-        return DEFAULT_PRICE
-    return Price(usd_per_hour=usd_per_hour, source="given with --price", date=today)
 
 
 def format_usd(usd: float) -> str:

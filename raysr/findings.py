@@ -71,6 +71,11 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
     if coarse:
         names = listed([find_architecture(arch).title for arch in coarse])
         said.append(f"The budget paid fewer than {FEW_STEPS} steps of {names}: it is equal to a step, not to 1 %.")
+    if "charged_price" in info:
+        said.append(
+            f"Counterfactual: the run was charged at ${info['charged_price']['usd_per_hour']} an hour; these are the "
+            "same seconds at another price, not a run that had this money."
+        )
     price = info["price"]
     said.append(
         f"{'Dollars are notional (no rented accelerator did the work): ' if info['notional'] else 'Price: '}"

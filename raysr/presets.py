@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget
+from raysr.cost import PAPER_BUDGET, Budget
 from raysr.images import Geometry
 from raysr.models import MODELS, find_architecture
-from raysr.trial import TrainConfig
+from raysr.prices import DEFAULT_PRICE_NAME
+from raysr.spec import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,13 @@ class CompareConfig:
     """What each trial may spend; one of these replaces the preset's."""
     tolerance: float = 0.02
     """Share of the budget by which a trial's charge may miss it; a trial beyond it is marked invalid."""
-    price: float = DEFAULT_PRICE.usd_per_hour
-    """Dollars for an hour of one accelerator. The default is the catalogue price of a rented RTX A5000."""
+    price: str = DEFAULT_PRICE_NAME
+    """Dollars for an hour of one accelerator, or a name from the table in raysr/prices.py. The default is $0.27, the
+    catalogue price of a rented RTX A5000."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs where the cluster has them."""
+    accelerator: str | None = None
+    """Model of GPU to use, as Ray names it (H100, A10G); needed where the cluster has several."""
     workers_per_trial: int = 1
     """Accelerators that train one network together; all of them are paid."""
     max_concurrent: int | None = None

@@ -19,7 +19,7 @@ from raysr.cost import CHARGED
 from raysr.losses import PerceptualInfo
 from raysr.manifest import Manifest
 from raysr.models import MODELS
-from raysr.trial import TrialSpec
+from raysr.spec import TrialSpec
 
 PACKAGES = ("raysr", "ray", "torch", "torchvision", "lpips", "pytorch-msssim", "pillow", "pyarrow")
 

@@ -13,8 +13,6 @@ from raysr.runs import Run
 from raysr.standings import QualityAt, Standing
 from raysr.statistics import Difference
 
-REPORT, TABLE = "report.html", "table.md"
-
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
@@ -137,8 +135,12 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def write_report(run: Run) -> str:
-    """Write `table.md` and the self-contained `report.html` into the run's folder; returns the report's path."""
-    storage.write_text(storage.join(run.folder, TABLE), table_markdown(run))
+    """Write `table.md` and the self-contained `report.html` into the run's folder; returns the report's path.
+
+    Those of a repriced run stand beside them, with the price in their names.
+    """
+    price = f"-at-{run.info['price']['usd_per_hour']:g}" if "charged_price" in run.info else ""
+    storage.write_text(storage.join(run.folder, f"table{price}.md"), table_markdown(run))
     environment = Environment(loader=PackageLoader("raysr", "."), autoescape=True, undefined=StrictUndefined)
     found = find(run)
     page = environment.get_template("report.html.j2").render(
@@ -156,6 +158,6 @@ def write_report(run: Run) -> str:
         curve=quality_curve(run),
         pictures=pictures(found),
     )
-    location = storage.join(run.folder, REPORT)
+    location = storage.join(run.folder, f"report{price}.html")
     storage.write_text(location, page)
     return location

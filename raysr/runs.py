@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from raysr import storage
+from raysr.cost import Price
 from raysr.evaluate import ImageScore
 
 Status = Literal["finished", "invalid", "dead", "diverged", "failed", "interrupted"]
@@ -81,6 +82,12 @@ class TrialRow:
     lpips_alex_content: float | None = None
     inference_ms: float | None = None
     """Milliseconds of one validation picture on the device that trained, without loading and scoring."""
+    step_flops: float | None = None
+    """Floating-point operations of a training step over all workers, loss included, as torch counts them."""
+    network_flops: float | None = None
+    """The network's own share of them."""
+    uncounted_operations: str | None = None
+    """Operations of a step that torch's counter takes for free."""
     precision: str | None = None
     device: str | None = None
     checkpoint: str | None = None
@@ -189,6 +196,28 @@ class Run:
             curves=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "curves.parquet")))),
             images=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "images.parquet")))),
         )
+
+
+def repriced(run: Run, price: Price) -> Run:
+    """What the run would have cost at another price: the same seconds, other dollars. Its files stay as they are."""
+    factor = price.usd_per_hour / run.info["price"]["usd_per_hour"]
+
+    def times(usd: float | None) -> float | None:
+        return None if usd is None else usd * factor
+
+    trials = [
+        replace(
+            trial,
+            budget_usd=times(trial.budget_usd),
+            charged_usd=trial.charged_usd * factor,
+            billed_usd=trial.billed_usd * factor,
+            usd_per_epoch=times(trial.usd_per_epoch),
+        )
+        for trial in run.trials
+    ]
+    curves = run.curves.assign(charged_usd=run.curves["charged_usd"] * factor)
+    new = {"price": asdict(price), "charged_price": run.info["price"], "budget_usd": times(run.info["budget_usd"])}
+    return replace(run, info=run.info | new, trials=trials, curves=curves)
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,17 @@ import tyro
 from rich.console import Console
 
 from raysr import storage
-from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget, price_per_hour
+from raysr.cost import PAPER_BUDGET, Budget
 from raysr.evaluate import inference_ms, to_uint8, upscale
-from raysr.losses import perceptual_infos
+from raysr.losses import load_perceptual, perceptual_infos
 from raysr.models import build_model, find_architecture
 from raysr.pairs import PairSet, TrainingBatches
+from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, Progress, ProgressDisplay
 from raysr.provenance import RunInfo, device_name, now
 from raysr.runs import Outcome, Run, Status, TrialRow, gather, new_run_folder, write_png
-from raysr.trial import TrainConfig, Trial, TrialSpec, unfinished_row
+from raysr.spec import TrainConfig, TrialSpec, count_flops, step_limit
+from raysr.trial import Trial, unfinished_row
 from raysr.world import World
 
 
@@ -143,10 +145,11 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
     pairs, val = PairSet(first.data, "train"), PairSet(first.data, "val")
     config = first.train
     batches = TrainingBatches(pairs, batch_size=config.batch_size, seed=0, world_size=workers, patch_px=config.patch_px)
+    perceptual = load_perceptual(config.perceptual, config.vgg_weights) if first.budget.flops is not None else None
     for spec in specs:
         build_model(spec.arch, pairs.geometry.scale)
         if not spec.untrained:
-            spec.budget.limit_steps(spec.arch, batches.steps_per_epoch)
+            step_limit(spec, batches, count_flops(spec, batches, perceptual) if perceptual else None)
     picture = val.read_group(0)[0]
     for name, pixels in (("hr", picture.hr), ("lr", picture.lr)):
         write_png(storage.join(first.run, "pictures", f"{name}.png"), pixels)
@@ -166,8 +169,8 @@ class TrainOneConfig:
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     """What it may spend; $5.20, as in the paper, when none is given."""
-    price: float = DEFAULT_PRICE.usd_per_hour
-    """Dollars for an hour of the accelerator."""
+    price: str = DEFAULT_PRICE_NAME
+    """Dollars for an hour of the accelerator, or a name from the table in raysr/prices.py."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
@@ -195,7 +198,7 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
         data=data,
         run=run,
         budget=budget,
-        price=price_per_hour(config.price, now().date().isoformat()),
+        price=find_price(config.price, now().date().isoformat()),
         train=train,
     )
     RunInfo(

@@ -2,84 +2,26 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from raysr.budget import Schedule, Spending, rate_factor
-from raysr.cost import Budget, CostMeter, Price
+from raysr.budget import Spending, rate_factor
+from raysr.cost import CostMeter
 from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
-from raysr.losses import PerceptualWeights, load_alex, load_perceptual
+from raysr.losses import load_alex, load_perceptual
 from raysr.models import build_model, count_parameters
 from raysr.pairs import PairSet, TrainingBatches
 from raysr.precision import Precision, autocast, memory_format, resolve_precision
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
+from raysr.spec import TrialSpec, count_flops, step_limit
 from raysr.world import World
 
 DEAD_AFTER_CHECKS = 10
 """Checks in a row with a constant picture for a target that is not, after which a network is given up as dead."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How every network of a comparison is trained and judged. The defaults are the paper's."""
-
-    learning_rate: float = 1e-4
-    """Of Adam."""
-    schedule: Schedule = "constant"
-    """How the learning rate goes by the share of the budget that is spent. cosine: down to 0 at its end."""
-    warmup: float = 0.0
-    """Share of the budget over which the learning rate first rises linearly."""
-    batch_size: int = 8
-    """Pairs a step, over all workers of a trial."""
-    patch_px: int | None = None
-    """Train on random crops of so many target pixels, flipped and turned; None for whole squares."""
-    perceptual: PerceptualWeights = "vgg"
-    """Weights of the loss. vgg: torchvision's pretrained VGG16. vgg-random: a seeded random one, needs no network."""
-    vgg_weights: str | None = None
-    """File with the pretrained VGG16 (.pth or .safetensors); None: torch's cache, or a download."""
-    alex_weights: str | None = None
-    """File with torchvision's pretrained AlexNet, for LPIPS (Alex) as a second opinion; None: torch's cache, if it is
-    there."""
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of training. auto: bfloat16 where the processor has instructions for it."""
-    eval_precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of the networks in validation; the metrics are always float32."""
-    evaluate_at: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-    """Shares of the budget after which to validate, besides the start and the end."""
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.batch_size < 1:
-            raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"--warmup takes a share of the budget from 0 to below 1, got {self.warmup}")
-        if not all(0 < share < 1 for share in self.evaluate_at):
-            raise ValueError(f"--evaluate-at takes shares of the budget between 0 and 1, got {self.evaluate_at}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSpec:
-    """One architecture, one seed, and everything that a worker needs to train it."""
-
-    arch: str
-    seed: int
-    data: str
-    """Folder of the prepared set."""
-    run: str
-    """Folder of the run."""
-    budget: Budget
-    price: Price
-    train: TrainConfig = field(default_factory=TrainConfig)
-    tolerance: float = 0.02
-    """Share of the budget by which the charge may miss it, or one step where that is more."""
-
-    @property
-    def untrained(self) -> bool:
-        """Whether there is nothing to train: interpolation."""
-        return count_parameters(build_model(self.arch, 2)) == 0
 
 
 class Trial:
@@ -125,6 +67,7 @@ class Trial:
             self.parallel = wrap(self.model) if self.trainable else self.model
             self.optimizer = torch.optim.Adam(self.model.parameters(), config.learning_rate) if self.trainable else None
             self.perceptual = load_perceptual(config.perceptual, config.vgg_weights)
+            self.flops = count_flops(spec, self.batches, self.perceptual) if self.trainable else None
             self.perceptual.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
             self.alex = load_alex(config.alex_weights)
             self.alex = self.alex.to(self.device) if self.alex is not None else None
@@ -135,7 +78,7 @@ class Trial:
         self._loss_steps = 0
         self._constant = torch.zeros((), dtype=torch.bool, device=self.device)
         self._dead_checks = 0
-        limit_steps = spec.budget.limit_steps(spec.arch, self.batches.steps_per_epoch) if self.trainable else None
+        limit_steps = step_limit(spec, self.batches, self.flops) if self.trainable else None
         self.spending = Spending(spec.budget, self.meter, world, limit_steps=limit_steps, shares=spec.train.evaluate_at)
 
     @property
@@ -296,6 +239,9 @@ class Trial:
             perceptual_start=self.curve[0].perceptual,
             **{name: last[name] for name in MEAN_NAMES},
             inference_ms=inference_ms,
+            step_flops=self.flops.total * self.spec.train.batch_size if self.flops else None,
+            network_flops=self.flops.network * self.spec.train.batch_size if self.flops else None,
+            uncounted_operations=", ".join(self.flops.uncounted) if self.flops else None,
             precision=self.precision,
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             checkpoint=self.files.checkpoint,

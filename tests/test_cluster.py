@@ -8,6 +8,8 @@ import pytest
 import ray
 import yaml
 
+from raysr.cluster import choose_accelerator
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()
 
@@ -70,3 +72,13 @@ def test_workers_are_spot_gpus_and_the_head_is_neither(config: dict[str, Any]) -
     assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert gpu["resources"]["GPU"] == 1
     assert gpu["min_workers"] <= gpu["max_workers"] <= config["max_workers"]
+
+
+def test_unlike_accelerators_are_never_compared_unless_one_is_named() -> None:
+    assert choose_accelerator(["A10G"], None) == "A10G"
+    assert choose_accelerator([], None) is None
+    assert choose_accelerator(["A10G", "H100"], "H100") == "H100"
+    with pytest.raises(ValueError, match=r"unlike accelerators \(A10G, H100\).*--accelerator A10G"):
+        choose_accelerator(["A10G", "H100"], None)
+    with pytest.raises(ValueError, match="--accelerator H200 is not in the cluster, which has A10G"):
+        choose_accelerator(["A10G"], "H200")

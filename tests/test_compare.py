@@ -30,7 +30,7 @@ from raysr.models import build_model
 from raysr.presets import CompareConfig
 from raysr.report import write_report
 from raysr.runs import Outcome
-from raysr.trial import TrainConfig
+from raysr.spec import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))

@@ -1,8 +1,10 @@
 import contextlib
+from datetime import date
 
 import pytest
 
-from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget, CostMeter, Price, format_usd, price_per_hour
+from raysr.cost import DEFAULT_PRICE, PAPER_BUDGET, Budget, CostMeter, Price, format_usd
+from raysr.prices import DEFAULT_PRICE_NAME, PRICES, find_price
 
 DOLLAR_A_SECOND = Price(usd_per_hour=3600, source="test", date="2026-11-24")
 
@@ -94,16 +96,28 @@ def test_seconds_of_an_accelerator_are_dollars_at_its_price() -> None:
 
 def test_epochs_become_steps_for_each_architecture() -> None:
     budget = Budget(epochs={"espcn": 40, "srcnn": 50})
-    assert budget.limit_steps("srcnn", 431) == 21550
-    assert Budget(usd=1).limit_steps("srcnn", 431) is None
+    assert budget.limit_steps("srcnn", steps_per_epoch=431, batch_size=8) == 21550
+    assert Budget(usd=1).limit_steps("srcnn", steps_per_epoch=431, batch_size=8) is None
     with pytest.raises(ValueError, match="names no number for 'unet'; it has espcn, srcnn"):
-        budget.limit_steps("unet", 431)
+        budget.limit_steps("unet", steps_per_epoch=431, batch_size=8)
+
+
+def test_samples_and_flops_become_whole_steps_and_pay_for_one_at_least() -> None:
+    assert Budget(samples=100).limit_steps("srcnn", steps_per_epoch=9, batch_size=8) == 12
+    assert Budget(flops=1e12).limit_steps("srcnn", steps_per_epoch=9, batch_size=8, step_flops=3e11) == 3
+    with pytest.raises(ValueError, match=r"--budget.samples 7 pays for no step of srcnn, which takes 8"):
+        Budget(samples=7).limit_steps("srcnn", steps_per_epoch=9, batch_size=8)
+    with pytest.raises(ValueError, match=r"--budget.flops 1e\+09 pays for no step of srcnn, which takes 3e\+11"):
+        Budget(flops=1e9).limit_steps("srcnn", steps_per_epoch=9, batch_size=8, step_flops=3e11)
 
 
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (Budget(), "give exactly one of --budget.usd, --budget.gpu-seconds, --budget.epochs; got {}"),
+        (
+            Budget(),
+            r"give exactly one of --budget.usd, --budget.gpu-seconds, .*--budget.epochs; got {}",
+        ),
         (Budget(usd=1, gpu_seconds=2), "give exactly one of .* {'usd': 1, 'gpu_seconds': 2}"),
         (Budget(usd=0), "--budget.usd must be above 0, got 0"),
         (Budget(gpu_seconds=-3), "--budget.gpu.seconds must be above 0, got -3"),
@@ -122,11 +136,29 @@ def test_a_price_must_be_above_0(usd: float) -> None:
         Price(usd_per_hour=usd, source="", date="")
 
 
-def test_a_price_stands_with_its_source_and_date() -> None:
-    assert price_per_hour(0.27, "2030-01-01") == DEFAULT_PRICE
+def test_a_price_is_a_name_or_a_number_and_stands_with_its_source_and_date() -> None:
+    assert find_price(DEFAULT_PRICE_NAME, "2030-01-01") == DEFAULT_PRICE
     assert "RTX A5000" in DEFAULT_PRICE.source
-    given = price_per_hour(2.5, "2030-01-01")
+    given = find_price("2.5", "2030-01-01")
     assert (given.usd_per_hour, given.source, given.date) == (2.5, "given with --price", "2030-01-01")
+    assert find_price("a10g-aws", "2030-01-01").accelerator == "A10G"
+
+
+@pytest.mark.parametrize("name", PRICES)
+def test_every_price_of_the_table_says_what_whose_and_when(name: str) -> None:
+    price = PRICES[name]
+    assert price.accelerator is not None
+    assert price.provider_kind in {"on demand", "spot", "serverless"}
+    assert date.fromisoformat(price.date) <= date(2026, 11, 24)
+    assert 0.1 < price.usd_per_hour < 10
+
+
+def test_an_unknown_price_gets_a_hint_and_the_table() -> None:
+    with pytest.raises(ValueError, match=r"got 'h100-smx-lambda'; did you mean 'h100-sxm-lambda'\? known: rtx-a5000"):
+        find_price("h100-smx-lambda", "2030-01-01")
+    for bad in ("0", "nan", "inf", "-1"):
+        with pytest.raises(ValueError, match="must be above 0 dollars an hour"):
+            find_price(bad, "2030-01-01")
 
 
 def test_the_papers_budget_is_what_it_paid() -> None:

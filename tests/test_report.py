@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 
 from raysr import storage
+from raysr.cost import Price
 from raysr.evaluate import ImageScore
 from raysr.findings import find
 from raysr.report import print_table, table_markdown, write_report
-from raysr.runs import CurvePoint, Run, TrialFiles, TrialRow, write_png
+from raysr.runs import CurvePoint, Run, TrialFiles, TrialRow, repriced, write_png
 
 BUDGET = 0.001875
 HARDER = 1e-4
@@ -303,3 +304,21 @@ def test_every_pair_stands_in_the_report_with_its_chance_to_win(tmp_path: Path) 
         assert f"<td>{a}</td><td>{b}</td><td>separable</td>" in page
     assert re.search(r"ESPCN - SRCNN: -0.01\d\d \[.*\], p < 0.001, ESPCN is better for 100%", out.getvalue())
     assert "50% of the budget" in text
+
+
+def test_a_run_at_another_price_is_a_counterfactual_beside_its_own_report(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("srcnn", 0.02, billed_usd=0.004), row("bicubic", 0.01))
+    own = write_report(run)
+    other = repriced(run, Price(usd_per_hour=2.7, source="a quote", date="2026-11-24"))
+    location = write_report(other)
+    assert own != location
+    assert Path(location).name == "report-at-2.7.html"
+    assert other.trials[0].charged_usd == pytest.approx(10 * run.trials[0].charged_usd)
+    assert other.trials[0].billed_usd == pytest.approx(0.04)
+    assert other.trials[0].steps == run.trials[0].steps
+    assert list(other.curves["charged_usd"]) == pytest.approx(list(10 * run.curves["charged_usd"]))
+    assert find(other).standings[1].of_budget == find(run).standings[1].of_budget
+    assert "Counterfactual: the run was charged at $0.27 an hour" in said(other)
+    assert "$2.7 an hour of a <processor>; a quote" in said(other)
+    assert "Counterfactual" not in said(run)
+    assert (tmp_path / "table-at-2.7.md").is_file()

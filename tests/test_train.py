@@ -11,8 +11,8 @@ from rich.console import Console
 
 from raysr.cost import Budget
 from raysr.manifest import ManifestError
+from raysr.spec import TrainConfig
 from raysr.train import TrainOneConfig, train_one
-from raysr.trial import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))

@@ -17,8 +17,9 @@ from raysr.models import build_model
 from raysr.pairs import PairSet
 from raysr.progress import Progress
 from raysr.runs import TrialFiles
+from raysr.spec import TrainConfig, TrialSpec
 from raysr.train import Reporter, run_trial
-from raysr.trial import DEAD_AFTER_CHECKS, TrainConfig, Trial, TrialSpec, unfinished_row
+from raysr.trial import DEAD_AFTER_CHECKS, Trial, unfinished_row
 from raysr.world import World
 
 CONFIG = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
@@ -137,6 +138,17 @@ def test_a_budget_of_epochs_is_taken_to_the_step(make_trial: Callable[..., Trial
     trial = make_trial(budget=Budget(epochs={"espcn": 2}))
     row = run_trial(trial, SILENT)
     assert (row.steps, row.epochs, row.budget_usd) == (6, 2.0, None)
+
+
+def test_a_budget_of_samples_or_of_operations_is_taken_to_the_step(make_trial: Callable[..., Trial]) -> None:
+    samples = run_trial(make_trial(budget=Budget(samples=9)), SILENT)
+    assert (samples.steps, samples.status, samples.equalisation_error_pct) == (4, "finished", None)
+    assert samples.step_flops is not None
+    flops = run_trial(make_trial(budget=Budget(flops=3.5 * samples.step_flops), run="flops"), SILENT)
+    assert flops.steps == 3
+    assert flops.network_flops is not None
+    assert 0 < flops.network_flops < samples.step_flops
+    assert "relu" in str(flops.uncounted_operations)
 
 
 def test_the_curve_begins_before_the_first_step_and_ends_after_the_last(make_trial: Callable[..., Trial]) -> None:

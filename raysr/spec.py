@@ -1,0 +1,91 @@
+"""What one trial is: how its network is trained and judged, and how many steps its budget pays for."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from raysr.budget import Schedule
+from raysr.cost import Budget, Price
+from raysr.flops import StepFlops, count_arch
+from raysr.losses import Perceptual, PerceptualWeights
+from raysr.models import build_model, count_parameters
+from raysr.pairs import TrainingBatches
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How every network of a comparison is trained and judged. The defaults are the paper's."""
+
+    learning_rate: float = 1e-4
+    """Of Adam."""
+    schedule: Schedule = "constant"
+    """How the learning rate goes by the share of the budget that is spent. cosine: down to 0 at its end."""
+    warmup: float = 0.0
+    """Share of the budget over which the learning rate first rises linearly."""
+    batch_size: int = 8
+    """Pairs a step, over all workers of a trial."""
+    patch_px: int | None = None
+    """Train on random crops of so many target pixels, flipped and turned; None for whole squares."""
+    perceptual: PerceptualWeights = "vgg"
+    """Weights of the loss. vgg: torchvision's pretrained VGG16. vgg-random: a seeded random one, needs no network."""
+    vgg_weights: str | None = None
+    """File with the pretrained VGG16 (.pth or .safetensors); None: torch's cache, or a download."""
+    alex_weights: str | None = None
+    """File with torchvision's pretrained AlexNet, for LPIPS (Alex) as a second opinion; None: torch's cache, if it is
+    there."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of training. auto: bfloat16 where the processor has instructions for it."""
+    eval_precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the networks in validation; the metrics are always float32."""
+    evaluate_at: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    """Shares of the budget after which to validate, besides the start and the end."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.batch_size < 1:
+            raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"--warmup takes a share of the budget from 0 to below 1, got {self.warmup}")
+        if not all(0 < share < 1 for share in self.evaluate_at):
+            raise ValueError(f"--evaluate-at takes shares of the budget between 0 and 1, got {self.evaluate_at}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """One architecture, one seed, and everything that a worker needs to train it."""
+
+    arch: str
+    seed: int
+    data: str
+    """Folder of the prepared set."""
+    run: str
+    """Folder of the run."""
+    budget: Budget
+    price: Price
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tolerance: float = 0.02
+    """Share of the budget by which the charge may miss it, or one step where that is more."""
+
+    @property
+    def untrained(self) -> bool:
+        """Whether there is nothing to train: interpolation."""
+        return count_parameters(build_model(self.arch, 2)) == 0
+
+
+def count_flops(spec: TrialSpec, batches: TrainingBatches, perceptual: Perceptual) -> StepFlops:
+    """Of one pair in one training step of the trial's network."""
+    geometry = batches.pairs.geometry
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(spec.arch, geometry.scale)
+    return count_arch(model, perceptual, spec.train.patch_px or geometry.hr_px, geometry.scale)
+
+
+def step_limit(spec: TrialSpec, batches: TrainingBatches, flops: StepFlops | None) -> int | None:
+    """The trial's budget in steps, None for money; `flops` of one pair. Raises ValueError as Budget.limit_steps."""
+    size = spec.train.batch_size
+    return spec.budget.limit_steps(
+        spec.arch,
+        steps_per_epoch=batches.steps_per_epoch,
+        batch_size=size,
+        step_flops=flops.total * size if flops else None,
+    )
