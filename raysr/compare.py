@@ -89,6 +89,7 @@ def compare(config: CompareConfig, console: Console) -> Outcome:
             budget=budget,
             price=price,
             train=train,
+            charged=config.charged,
             tolerance=config.tolerance,
         )
         for seed, arch in product(range(config.seeds), config.archs)

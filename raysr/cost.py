@@ -2,16 +2,18 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, get_args
 
-Segment = Literal["setup", "train", "stall", "eval", "checkpoint"]
+Segment = Literal["setup", "compile", "train", "stall", "eval", "checkpoint", "idle", "lost"]
+"""What a worker's time goes to. stall: waiting for data. idle: waiting for Ray to take a report over. lost: work after
+the last checkpoint before a crash, done again."""
 
-CHARGED: tuple[Segment, ...] = ("train", "stall")
-"""What a trial pays for: its steps and its waiting for data. Set-up, validation, checkpoints and reporting are free."""
+CHARGED: tuple[Segment, ...] = ("compile", "train", "stall")
+"""What a trial pays for unless told otherwise: its steps, their compilation and its waiting for data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,7 @@ def format_usd(usd: float) -> str:
 
 
 class CostMeter:
-    """Seconds by segment on a monotonic clock, and what they cost.
+    """Seconds by segment on a monotonic clock, and what they cost: those of `charged` segments, and all (`billed`).
 
     `synchronise` waits for the device and is called at both ends of a segment, so keep segments several steps long.
     `slowest` turns this rank's elapsed seconds into the slowest rank's: all accelerators are paid until the last one
@@ -129,26 +131,34 @@ class CostMeter:
         clock: Callable[[], float] = time.perf_counter,
         synchronise: Callable[[], None] = lambda: None,
         slowest: Callable[[float], float] = lambda seconds: seconds,
+        charged: Sequence[Segment] = CHARGED,
     ) -> None:
         self.price = price
+        self.charged = tuple(charged)
         self.accelerators = accelerators
         self.seconds: dict[Segment, float] = dict.fromkeys(get_args(Segment), 0.0)
         self._clock = clock
         self._synchronise = synchronise
         self._slowest = slowest
         self._waited = 0.0
+        self._inside = 0.0
+        self._begun = clock()
+        self._before = 0.0
         self._step_seconds: deque[float] = deque(maxlen=9)
 
     @contextmanager
     def segment(self, name: Segment) -> Generator[None, None, None]:
-        """Count the time inside as `name`."""
+        """Count the time inside as `name`, less that of segments inside it."""
         self._synchronise()
-        start = self._clock()
+        start, outside = self._clock(), self._inside
+        self._inside = 0.0
         try:
             yield
         finally:
             self._synchronise()
-            self.seconds[name] += self._clock() - start
+            elapsed = self._clock() - start
+            self.seconds[name] += elapsed - self._inside
+            self._inside = outside + elapsed
 
     @contextmanager
     def training(self, steps: int) -> Generator[None, None, None]:
@@ -176,7 +186,7 @@ class CostMeter:
     @property
     def charged_seconds(self) -> float:
         """Accelerator-seconds charged so far, over all accelerators."""
-        return self.accelerators * sum(self.seconds[name] for name in CHARGED)
+        return self.accelerators * sum(self.seconds[name] for name in self.charged)
 
     @property
     def charged_usd(self) -> float:
@@ -187,6 +197,17 @@ class CostMeter:
     def billed_usd(self) -> float:
         """Dollars for every measured second, charged or not."""
         return self.price.usd(self.accelerators * sum(self.seconds.values()))
+
+    @property
+    def unaccounted_share(self) -> float:
+        """Share of this attempt's wall time since the meter was made that lies in no segment."""
+        wall = self._clock() - self._begun
+        return 1 - (sum(self.seconds.values()) - self._before) / wall if wall > 0 else 0.0
+
+    def lose(self, seconds: float) -> None:
+        """Take over `seconds` of an earlier attempt that no checkpoint kept."""
+        self.seconds["lost"] += seconds
+        self._before += seconds
 
     @property
     def step_usd(self) -> float | None:
@@ -200,8 +221,9 @@ class CostMeter:
         return {"seconds": dict(self.seconds), "step_seconds": list(self._step_seconds)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's ledger."""
+        """Go on from a checkpoint's ledger; what this attempt has measured already, its set-up, is kept."""
         for name in self.seconds:
-            self.seconds[name] = state["seconds"][name]
+            self.seconds[name] += state["seconds"][name]
+        self._before += sum(state["seconds"].values())
         self._step_seconds.clear()
         self._step_seconds.extend(state["step_seconds"])

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from raysr.cost import PAPER_BUDGET, Budget
+from raysr.cost import CHARGED, PAPER_BUDGET, Budget, Segment
 from raysr.images import Geometry
 from raysr.models import MODELS, find_architecture
 from raysr.prices import DEFAULT_PRICE_NAME
@@ -27,6 +27,9 @@ class CompareConfig:
     """Parent folder of the run's new folder. On a cluster: absolute, on storage that all nodes share."""
     budget: Budget = field(default_factory=Budget)
     """What each trial may spend; one of these replaces the preset's."""
+    charged: tuple[Segment, ...] = CHARGED
+    """What a trial pays for of its workers' time; all of it is measured, and stands in billed_usd. Add lost to charge
+    what a crash undid."""
     tolerance: float = 0.02
     """Share of the budget by which a trial's charge may miss it; a trial beyond it is marked invalid."""
     price: str = DEFAULT_PRICE_NAME
@@ -47,6 +50,8 @@ class CompareConfig:
             find_architecture(arch)
         if not self.archs or len(set(self.archs)) != len(self.archs):
             raise ValueError(f"--archs takes each architecture once, got {' '.join(self.archs) or 'none'}")
+        if "train" not in self.charged:
+            raise ValueError(f"--charged must name train: a budget that no step spends never ends; got {self.charged}")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"--tolerance takes a share of the budget between 0 and 1, got {self.tolerance}")
         if min(self.seeds, self.workers_per_trial, self.max_concurrent or 1) < 1:

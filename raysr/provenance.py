@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from raysr import storage
-from raysr.cost import CHARGED
 from raysr.losses import PerceptualInfo
 from raysr.manifest import Manifest
 from raysr.models import MODELS
@@ -56,7 +55,7 @@ class RunInfo:
             "budget_usd": first.budget.limit_usd(first.price),
             "price": asdict(first.price),
             "notional": self.notional,
-            "charged_segments": list(CHARGED),
+            "charged_segments": list(first.charged),
             "device": self.device,
             "resources": self.resources,
             "perceptual": asdict(self.perceptual),

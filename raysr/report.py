@@ -92,7 +92,7 @@ def table_markdown(run: Run) -> str:
         lines.append(cells)
     notes = "".join(f"- {sentence}\n" for sentence in found.sentences)
     parts = [_table(["Architecture", *paper, *ours, *second], lines), notes, _difference_table(found)]
-    return "\n".join([*parts, _quality_table(found)]).rstrip("\n") + "\n"
+    return "\n".join([*parts, _quality_table(found), _bill_table(found)]).rstrip("\n") + "\n"
 
 
 def _difference_table(found: Findings) -> str:
@@ -129,6 +129,30 @@ def quality_cell(point: QualityAt) -> str:
     return f"{point.perceptual:.4f} ({point.rank}){'*' if point.on_front else ''}"
 
 
+def bill(run: Run) -> tuple[list[str], list[list[str]]]:
+    """Where every trial's seconds went: the header and a row a trial; nothing for a run without that record."""
+    trials = [trial for trial in run.trials if trial.seconds]
+    names = (
+        [name for name in trials[0].seconds or {} if any((t.seconds or {}).get(name) for t in trials)] if trials else []
+    )
+    charged = run.info["charged_segments"]
+    header = ["trial", "attempts", *(f"{name} s{' *' if name in charged else ''}" for name in names)]
+    header += ["unaccounted", "billed $", "charged $", "off budget"]
+    rows: list[list[str]] = []
+    for trial in trials:
+        seconds, error = trial.seconds or {}, trial.equalisation_error_pct
+        cells = [f"{trial.arch}, seed {trial.seed}", str(trial.attempts), *(f"{seconds[name]:.1f}" for name in names)]
+        cells += ["-" if trial.unaccounted_share is None else f"{trial.unaccounted_share:.2%}"]
+        cells += [format_usd(trial.billed_usd).lstrip("$"), format_usd(trial.charged_usd).lstrip("$")]
+        rows.append([*cells, "-" if error is None else f"{error:+.2f}%"])
+    return header, rows
+
+
+def _bill_table(found: Findings) -> str:
+    header, rows = bill(found.run)
+    return f"Seconds of one accelerator; * is charged.\n\n{_table(header, rows)}" if rows else ""
+
+
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -155,6 +179,7 @@ def write_report(run: Run) -> str:
         differences=[[label, *_difference_cells(one)] for label, one in _labelled_differences(found)],
         quality=quality_rows(found),
         quality_cell=quality_cell,
+        bill=bill(run),
         curve=quality_curve(run),
         pictures=pictures(found),
     )

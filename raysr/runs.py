@@ -59,7 +59,13 @@ class TrialRow:
     """None for a budget in epochs."""
     charged_usd: float = 0.0
     billed_usd: float = 0.0
-    """Every measured second: charged ones, set-up, validation and checkpoints."""
+    """Every measured second: charged ones, set-up, validation, checkpoints, waiting for Ray, and what crashes undid."""
+    attempts: int = 1
+    """How often a worker began on it: more than 1 after a crash."""
+    seconds: dict[str, float] | None = None
+    """Of one accelerator, by segment of the meter, over all attempts."""
+    unaccounted_share: float | None = None
+    """Share of the last attempt's wall time that lies in no segment."""
     equalisation_error_pct: float | None = None
     """How far `charged_usd` lies from the budget, in per cent of it; None for epochs, and for what is not trained."""
     usd_per_epoch: float | None = None

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from raysr.budget import Schedule
-from raysr.cost import Budget, Price
+from raysr.cost import CHARGED, Budget, Price, Segment
 from raysr.flops import StepFlops, count_arch
 from raysr.losses import Perceptual, PerceptualWeights
 from raysr.models import build_model, count_parameters
@@ -63,6 +63,8 @@ class TrialSpec:
     budget: Budget
     price: Price
     train: TrainConfig = field(default_factory=TrainConfig)
+    charged: tuple[Segment, ...] = CHARGED
+    """Segments of the meter that are charged."""
     tolerance: float = 0.02
     """Share of the budget by which the charge may miss it, or one step where that is more."""
 

@@ -2,7 +2,9 @@
 
 import os
 import secrets
+import time
 from pathlib import Path
+from typing import BinaryIO
 
 from pyarrow import fs
 
@@ -70,3 +72,41 @@ def write_bytes(location: str, data: bytes) -> None:
 def write_text(location: str, text: str) -> None:
     """`write_bytes` of `text` in UTF-8."""
     write_bytes(location, text.encode())
+
+
+def append_line(location: str, line: str) -> None:
+    """Add a line to a journal, durably.
+
+    A local one is the file `location`, appended to. An object store cannot append: there every line is an object of
+    its own below `location`, never changed, named so that their order is that of writing by one writer.
+    """
+    store, path = filesystem(location)
+    if not isinstance(store, fs.LocalFileSystem) or "://" in location:
+        write_bytes(join(location, f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"), line.encode())
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("ab+") as stream:
+        if stream.tell() and not _ends_a_line(stream):
+            stream.write(b"\r\n")  # a crash cut the last line short: mark it, so that readers leave it out
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_lines(location: str) -> list[str]:
+    """The lines of a journal, oldest first, without those that a crash cut short; none where there is no journal."""
+    store, path = filesystem(location)
+    info = store.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        return []
+    if info.type == fs.FileType.File:
+        text = read_bytes(location).decode(errors="replace")
+        return [line for line in text.split("\n")[:-1] if not line.endswith("\r")]
+    names = sorted(entry.base_name for entry in store.get_file_info(fs.FileSelector(path)) if entry.is_file)
+    return [read_bytes(join(location, name)).decode() for name in names]
+
+
+def _ends_a_line(stream: BinaryIO) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1) == b"\n"

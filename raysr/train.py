@@ -47,6 +47,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
     Rank 0 leaves the curve, the weights and the final row in the run's folder.
     """
     status: Status = "finished"
+    trial.begin()
     if trial.step == 0 and trial.trainable:
         _validate(trial, reporter)
     shown = 0.0
@@ -56,6 +57,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
         if fault is not None:
             status = fault
             break
+        trial.enter("heartbeat")
         if trial.validation_due():
             _validate(trial, reporter)
         if trial.world.rank == 0 and time.monotonic() - shown > 0.5:
@@ -72,6 +74,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
             precision=trial.eval_precision,
             synchronise=trial.world.synchronise,
         )
+    trial.enter("end")
     row = trial.row(status, took)
     if trial.world.rank == 0:
         trial.files.write_picture(to_uint8(upscale(trial.model, first, trial.device, trial.eval_precision)))
@@ -83,6 +86,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
 def _validate(trial: Trial, reporter: Reporter) -> None:
     if trial.world.rank == 0:
         reporter.progress(trial.progress("validating"))
+    trial.enter("heartbeat")
     trial.validate()
     with trial.meter.segment("checkpoint"):
         if trial.world.rank == 0:
@@ -94,6 +98,7 @@ def _validate(trial: Trial, reporter: Reporter) -> None:
                 trial.model, {"arch": spec.arch, "scale": scale, "seed": str(spec.seed), "step": str(trial.step)}
             )
         reporter.validated(trial)
+    trial.enter("checkpoint")
     if trial.world.rank == 0:
         reporter.progress(trial.progress("training"))
 
@@ -113,11 +118,13 @@ class RayReporter(Reporter):
             "validations": len(trial.curve),
         }
         if trial.world.rank != 0:
-            ray.train.report(metrics)
+            with trial.meter.segment("idle"):
+                ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
             torch.save(trial.state(), Path(folder) / "state.pt")
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            with trial.meter.segment("idle"):
+                ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def train_worker(config: dict[str, Any]) -> None:

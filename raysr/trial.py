@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from raysr.budget import Spending, rate_factor
 from raysr.cost import CostMeter
 from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
+from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
 from raysr.models import build_model, count_parameters
 from raysr.pairs import PairSet, TrainingBatches
@@ -43,7 +44,11 @@ class Trial:
             clock=clock,
             synchronise=world.synchronise,
             slowest=world.slowest,
+            charged=spec.charged,
         )
+        self.ledger = Ledger(spec.run, f"{spec.arch}-{spec.seed}")
+        self._kept = dict.fromkeys(self.meter.seconds, 0.0)
+        self._last_entry = 0.0
         with self.meter.segment("setup"):
             config = spec.train
             self.precision: Precision = resolve_precision(config.precision, self.device)
@@ -189,9 +194,29 @@ class Trial:
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        self._kept = state["meter"]["seconds"]
         self.meter.load_state(state["meter"])
         self.curve = [CurvePoint(**point) for point in state["curve"]]
         self.spending.shares_done = state["shares_done"]
+
+    def begin(self) -> None:
+        """Begin an attempt in the ledger; what an earlier one spent after its last checkpoint becomes `lost`."""
+        lost = self.ledger.begin(self._kept) if self.world.rank == 0 else 0.0
+        self.meter.lose(self.world.slowest(lost))
+        self.enter("start")
+
+    def enter(self, event: Event) -> None:
+        """Write what has been spent into the ledger; a heartbeat only when the last entry is HEARTBEAT_S old."""
+        if self.world.rank != 0 or (event == "heartbeat" and time.monotonic() - self._last_entry < HEARTBEAT_S):
+            return
+        self._last_entry = time.monotonic()
+        self.ledger.write(
+            event,
+            step=self.step,
+            seconds=self.meter.seconds,
+            charged_usd=self.meter.charged_usd,
+            billed_usd=self.meter.billed_usd,
+        )
 
     def progress(self, phase: Literal["training", "validating", "ended"], status: str | None = None) -> Progress:
         """Where the trial stands."""
@@ -231,6 +256,9 @@ class Trial:
             budget_usd=self.spending.limit_usd,
             charged_usd=self.meter.charged_usd,
             billed_usd=self.meter.billed_usd,
+            attempts=max(1, self.ledger.attempt),
+            seconds={str(name): value for name, value in self.meter.seconds.items()},
+            unaccounted_share=self.meter.unaccounted_share,
             equalisation_error_pct=self.spending.equalisation_error_pct if self.trainable else None,
             usd_per_epoch=self.meter.charged_usd / self.epochs if self.step else None,
             samples_per_s=self.samples / charged if self.step else None,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from io import StringIO
@@ -25,6 +26,7 @@ from tensorboardX.proto.event_pb2 import Event
 from raysr.compare import compare
 from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.images import Geometry
+from raysr.ledger import Ledger
 from raysr.manifest import ManifestError
 from raysr.models import build_model
 from raysr.presets import CompareConfig
@@ -254,6 +256,42 @@ def test_a_failed_trial_ends_the_job_with_code_1_and_its_error(pairs: str, tmp_p
     assert "IsADirectoryError" in ended.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "trials.jsonl").read_text().splitlines()]
     assert [(row["arch"], row["status"]) for row in rows] == [("espcn", "failed"), ("srcnn", "finished")]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_and_pays_for_no_second_twice(
+    pairs: str, tmp_path: Path
+) -> None:
+    words = ["--archs", "bicubic", "espcn", "--budget.gpu-seconds", "30", "--evaluate-at", "0.1", "--price", "3600"]
+    job = subprocess.Popen(
+        command(pairs, tmp_path, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    ledger = Ledger("", "")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for run in tmp_path.iterdir():
+            ledger = Ledger(str(run), "espcn-0")
+        entries = ledger.read()
+        if entries and entries[-1].event == "heartbeat" and entries[-1].charged_usd > 5:
+            break
+        time.sleep(0.2)
+    else:
+        pytest.fail("no heartbeat after the first checkpoint")
+    os.kill(entries[-1].pid, signal.SIGKILL)
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == 0, out + err
+    rows = {row["arch"]: row for row in map(json.loads, (ledger_run(ledger) / "trials.jsonl").read_text().splitlines())}
+    espcn = rows["espcn"]
+    assert (espcn["status"], espcn["attempts"]) == ("finished", 2)
+    assert espcn["charged_usd"] == pytest.approx(30, rel=0.05)
+    assert espcn["seconds"]["lost"] > 1
+    assert espcn["billed_usd"] == pytest.approx(sum(espcn["seconds"].values()))
+    assert espcn["unaccounted_share"] < 0.02
+    assert {entry.attempt for entry in ledger.read()} == {1, 2}
+
+
+def ledger_run(ledger: Ledger) -> Path:
+    return Path(ledger.location).parents[1]
 
 
 @pytest.mark.slow

@@ -32,7 +32,8 @@ def test_steps_and_waiting_for_data_are_charged_and_nothing_else_is() -> None:
             clock.now += seconds
     clock.now += 1000  # outside of any segment
     spend(meter, clock, 3, waiting=2)
-    assert meter.seconds == {"setup": 10, "train": 3, "stall": 2, "eval": 20, "checkpoint": 40}
+    measured = {name: seconds for name, seconds in meter.seconds.items() if seconds}
+    assert measured == {"setup": 10, "train": 3, "stall": 2, "eval": 20, "checkpoint": 40}
     assert meter.charged_usd == pytest.approx(5)
     assert meter.billed_usd == pytest.approx(75)
 
@@ -74,6 +75,39 @@ def test_time_is_counted_when_the_work_raises() -> None:
         clock.now += 7
         _ = 1 / 0
     assert meter.seconds["eval"] == 7
+
+
+def test_a_segment_inside_another_is_counted_once() -> None:
+    clock = Clock()
+    meter = CostMeter(DOLLAR_A_SECOND, clock=clock)
+    with meter.segment("checkpoint"):
+        clock.now += 1
+        with meter.segment("idle"):
+            clock.now += 5
+        clock.now += 2
+        with meter.segment("idle"):
+            clock.now += 7
+    assert (meter.seconds["checkpoint"], meter.seconds["idle"]) == (3, 12)
+    assert meter.billed_usd == pytest.approx(15)
+
+
+def test_what_lies_in_no_segment_is_a_figure_of_its_own_and_only_of_this_attempt() -> None:
+    clock = Clock()
+    first = CostMeter(DOLLAR_A_SECOND, clock=clock)
+    spend(first, clock, 50)
+    later = CostMeter(DOLLAR_A_SECOND, clock=clock)
+    later.load_state(first.state())
+    later.lose(20)
+    spend(later, clock, 9)
+    clock.now += 1
+    assert later.unaccounted_share == pytest.approx(0.1)
+    assert (later.seconds["lost"], later.billed_usd, later.charged_usd) == (20, pytest.approx(79), pytest.approx(59))
+
+
+def test_what_is_charged_can_be_chosen() -> None:
+    meter = CostMeter(DOLLAR_A_SECOND, clock=Clock(), charged=("train", "lost"))
+    meter.lose(20)
+    assert meter.charged_usd == pytest.approx(20)
 
 
 def test_the_ledger_goes_on_from_a_checkpoint() -> None:

@@ -15,7 +15,20 @@ from raysr.train import TrainOneConfig
 ROOT = Path(__file__).parents[1]
 ORDER = [
     *("storage", "images", "sources", "manifest", "pairs", "cluster", "prepare", "models", "precision", "losses"),
-    *("flops", "metrics", "evaluate", "cost", "prices", "world", "budget", "spec", "runs", "progress", "trial"),
+    *(
+        "flops",
+        "metrics",
+        "evaluate",
+        "cost",
+        "prices",
+        "world",
+        "budget",
+        "spec",
+        "runs",
+        "ledger",
+        "progress",
+        "trial",
+    ),
     *("provenance", "train", "presets", "compare", "statistics", "standings", "findings", "figures", "report", "cli"),
 ]
 """A module imports only from those before it."""

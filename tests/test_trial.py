@@ -119,6 +119,52 @@ def test_a_trial_that_has_spent_its_budget_takes_no_step_after_a_resume(make_tri
     assert row.charged_usd == pytest.approx(DEFAULT_PRICE.usd(3))
 
 
+class CrashError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.7])
+def test_dear_and_cheap_steps_end_within_one_of_the_budget_through_a_crash(
+    seconds: float, make_trial: Callable[..., Trial]
+) -> None:
+    budget, saved = Budget(gpu_seconds=60), []
+
+    class Keep(Reporter):
+        def validated(self, trial: Trial) -> None:
+            buffer = io.BytesIO()
+            torch.save(trial.state(), buffer)
+            saved.append(buffer.getvalue())
+
+    def crash(*_: object) -> None:
+        if first.meter.charged_seconds > 45:
+            raise CrashError
+
+    first = make_trial(budget=budget, step_seconds=lambda step: seconds)
+    assert first.optimizer is not None
+    first.optimizer.register_step_pre_hook(crash)
+    with pytest.raises(CrashError):
+        run_trial(first, Keep(lambda progress: None))
+    # A worker's last words: what it had spent when the heartbeat came.
+    first._last_entry = -1e9
+    first.enter("heartbeat")
+    second = make_trial(budget=budget, step_seconds=lambda step: seconds)
+    second.load_state(torch.load(io.BytesIO(saved[-1])))
+    kept = second.meter.charged_seconds
+    assert 30 - seconds < kept <= 30
+    row = run_trial(second, SILENT)
+    assert row.status == "finished"
+    assert 60 - seconds < second.meter.charged_seconds <= 60 + 1e-6
+    assert row.steps == int(60 / seconds)
+    assert row.attempts == 2
+    assert row.seconds is not None
+    assert row.seconds["lost"] == pytest.approx(first.meter.charged_seconds - kept)
+    assert row.billed_usd == pytest.approx(DEFAULT_PRICE.usd(sum(row.seconds.values())))
+    events = [(entry.attempt, entry.event) for entry in second.ledger.read()]
+    assert events[0] == (1, "start")
+    assert events[-1] == (2, "end")
+    assert (1, "checkpoint") in events
+
+
 def test_validation_and_reporting_are_free(make_trial: Callable[..., Trial]) -> None:
     trial = make_trial(budget=Budget(gpu_seconds=4))
     clock = trial.meter._clock
