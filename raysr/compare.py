@@ -22,6 +22,7 @@ from tensorboardX import SummaryWriter
 
 from raysr import storage
 from raysr.cluster import QUIET, choose_accelerator, cluster_accelerators, cluster_devices, start_ray
+from raysr.cost import Budget, Price
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
 from raysr.prepare import PrepareConfig, prepare
@@ -29,6 +30,7 @@ from raysr.presets import DEMO_GEOMETRY, CompareConfig, chosen_budget
 from raysr.prices import find_price
 from raysr.progress import Board, ProgressDisplay, Snapshot
 from raysr.provenance import RunInfo, device_name, now
+from raysr.resume import read_resumed
 from raysr.runs import Outcome, Run, TrialFiles, TrialRow, gather, new_run_folder
 from raysr.spec import TrialSpec
 from raysr.train import Reporter, check_trials, run_trial, train_worker
@@ -62,11 +64,15 @@ class Resources:
 
 
 def compare(config: CompareConfig, console: Console) -> Outcome:
-    """Run the comparison to its end and return what its folder holds.
+    """Run the comparison to its end, or go on with one (`config.resume`), and return what its folder holds.
 
     A failed trial leaves the others' results intact and is named in the outcome; Ctrl-C keeps what was reached. Raises
     ValueError and its like for a configuration that cannot run, before any money is spent.
     """
+    return _begin(config, console) if config.resume is None else _resume(config, console)
+
+
+def _begin(config: CompareConfig, console: Console) -> Outcome:
     budget = chosen_budget(config)
     price = find_price(config.price, now().date().isoformat())
     if config.data is None and config.preset != "demo":
@@ -78,23 +84,8 @@ def compare(config: CompareConfig, console: Console) -> Outcome:
     run = new_run_folder(config.out, config.preset, now().strftime("%Y%m%d-%H%M%S"))
     console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
     start_ray()
-    data = _data(config, run, console)
     resources = _share_out(config)
-    specs = [
-        TrialSpec(
-            arch=arch,
-            seed=seed,
-            data=data,
-            run=run,
-            budget=budget,
-            price=price,
-            train=train,
-            charged=config.charged,
-            tolerance=config.tolerance,
-        )
-        for seed, arch in product(range(config.seeds), config.archs)
-        if seed == 0 or arch != "bicubic"
-    ]
+    specs = _specs(config, run, _data(config, run, console), budget, price)
     RunInfo(
         preset=config.preset,
         device=_device_name(resources),
@@ -106,10 +97,56 @@ def compare(config: CompareConfig, console: Console) -> Outcome:
         resources=asdict(resources),
         figure_image_id=check_trials(specs, config.workers_per_trial),
     ).write()
+    return _finish(specs, resources, console, perceptual)
+
+
+def _resume(config: CompareConfig, console: Console) -> Outcome:
+    old = read_resumed(config)
+    train = old.config.train
+    perceptual, _ = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
+    if perceptual.weights_sha256 != old.info["perceptual"]["weights_sha256"]:
+        raise ValueError(f"the perceptual weights have changed since {old.run} began: {perceptual.weights_sha256}")
+    start_ray()
+    resources = _share_out(old.config)
+    device = _device_name(resources)
+    if device != old.info["device"]:
+        raise ValueError(f"{old.run} was begun on {old.info['device']}, and this is {device}: seconds do not compare")
+    specs = _specs(old.config, old.run, old.data, old.budget, old.price)
+    check_trials(specs, old.config.workers_per_trial)
+    old.note(now().isoformat(timespec="seconds"))
+    left = sum(_row(spec) is None for spec in specs)
+    console.print(f"run folder: {old.run}: {left} of {len(specs)} trials to go", soft_wrap=True, highlight=False)
+    return _finish(specs, resources, console, perceptual)
+
+
+def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Price) -> list[TrialSpec]:
+    return [
+        TrialSpec(
+            arch=arch,
+            seed=seed,
+            data=data,
+            run=run,
+            budget=budget,
+            price=price,
+            train=config.train,
+            charged=config.charged,
+            tolerance=config.tolerance,
+        )
+        for seed, arch in product(range(config.seeds), config.archs)
+        if seed == 0 or arch != "bicubic"
+    ]
+
+
+def _row(spec: TrialSpec) -> TrialRow | None:
+    return TrialFiles(spec.run, spec.arch, spec.seed).read_row()
+
+
+def _finish(specs: list[TrialSpec], resources: Resources, console: Console, perceptual: PerceptualInfo) -> Outcome:
+    """Run what has not ended yet, and gather everything."""
     rows, interrupted = _run_all(specs, resources, console, perceptual)
-    gather(run, rows)
+    gather(specs[0].run, rows)
     first = next((row.error for row in rows if row.status == "failed"), None)
-    return Outcome(Run.read(run), first, interrupted)
+    return Outcome(Run.read(specs[0].run), first, interrupted)
 
 
 def _data(config: CompareConfig, run: str, console: Console) -> str:
@@ -162,17 +199,18 @@ def _run_all(
 
     errors: dict[tuple[str, int], str] = {}
     interrupted = False
-    with ProgressDisplay(snapshot, console, len(specs), perceptual.name):
+    todo = [spec for spec in specs if _row(spec) is None]
+    with ProgressDisplay(snapshot, console, len(todo), perceptual.name):
         try:
-            for spec in specs:
+            for spec in todo:
                 if spec.untrained:
                     errors |= _score_untrained(spec, resources, board)
-            errors |= _tune([spec for spec in specs if not spec.untrained], resources, board)
+            errors |= _tune([spec for spec in todo if not spec.untrained], resources, board)
         except KeyboardInterrupt:
             interrupted = True
     rows: list[TrialRow] = []
     for spec in specs:
-        row, error = TrialFiles(spec.run, spec.arch, spec.seed).read_row(), errors.get((spec.arch, spec.seed))
+        row, error = _row(spec), errors.get((spec.arch, spec.seed))
         if error is not None:
             row = unfinished_row(spec, "failed", error, perceptual.name)
         elif row is None:
@@ -210,7 +248,8 @@ def _tune(specs: list[TrialSpec], resources: Resources, board: Any) -> dict[tupl
     # In random order, so that a machine that slows down over the hours does not always meet the same architecture.
     order = np.random.default_rng([_ORDER, len(specs)]).permutation(len(specs))
     shuffled = [specs[i] for i in order]
-    store = storage.join(run, "ray")
+    # A store for each driver: what a killed one left of Ray's own state is never read again, ours is.
+    store = storage.join(run, "ray", now().strftime("%Y%m%d-%H%M%S-%f"))
     tuner = ray.tune.Tuner(
         # A trial only waits for its workers: a token of memory keeps it from taking a CPU away from them.
         ray.tune.with_resources(_driver(specs, resources, store, board), {"memory": 1_000_000}),
@@ -247,7 +286,6 @@ def _driver(specs: list[TrialSpec], resources: Resources, store: str, board: Any
                 name=f"{spec.arch}-{spec.seed}",
                 storage_path=store,
                 callbacks=[TuneReportCallback()],
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 failure_config=ray.train.FailureConfig(max_failures=1, controller_failure_limit=3),
             ),
         ).fit()

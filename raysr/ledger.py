@@ -13,7 +13,8 @@ from raysr import storage
 HEARTBEAT_S = 10.0
 """Seconds between two heartbeats at most: so much of a crashed attempt's time can go unseen."""
 
-Event = Literal["start", "heartbeat", "checkpoint", "end"]
+Event = Literal["start", "heartbeat", "validation", "checkpoint", "end"]
+"""validation and checkpoint: about to be made, and kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,16 @@ class Ledger:
 
     def read(self) -> list[Entry]:
         """Every line, oldest first. Raises ValueError for one that is none of ours."""
+        return [self._entry(line) for line in storage.read_lines(self.location)]
+
+    def last(self) -> Entry | None:
+        """The newest line; None before the first."""
+        line = storage.last_line(self.location)
+        return None if line is None else self._entry(line)
+
+    def _entry(self, line: str) -> Entry:
         try:
-            return [Entry(**json.loads(line)) for line in storage.read_lines(self.location)]
+            return Entry(**json.loads(line))
         except (TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{self.location} is damaged: {error}") from error
 
@@ -55,9 +64,15 @@ class Ledger:
 
         Returns the seconds that the attempt before it had spent when it last wrote, and that the checkpoint lacks.
         """
-        entries = self.read()
-        self.attempt = 1 + max((entry.attempt for entry in entries), default=0)
-        return max(0.0, sum(entries[-1].seconds.values()) - sum(kept.values())) if entries else 0.0
+        last = self.last()
+        self.attempt = 1 if last is None else last.attempt + 1
+        return 0.0 if last is None else max(0.0, sum(last.seconds.values()) - sum(kept.values()))
+
+    def check(self) -> None:
+        """Raise RuntimeError when a later attempt has begun: a worker that was given up for dead must not go on."""
+        last = self.last()
+        if last is not None and last.attempt > self.attempt:
+            raise RuntimeError(f"attempt {self.attempt} is over: attempt {last.attempt} has begun on {last.host}")
 
     def write(
         self, event: Event, *, step: int, seconds: Mapping[Any, float], charged_usd: float, billed_usd: float

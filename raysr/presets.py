@@ -43,6 +43,9 @@ class CompareConfig:
     """Accelerators that train one network together; all of them are paid."""
     max_concurrent: int | None = None
     """Trials at a time; None: one per GPU, or one on CPUs, where trials side by side would slow each other down."""
+    resume: str | None = None
+    """Folder of a run to go on with: trials that ended are kept, the others go on from their last checkpoint. The run's
+    own settings rule."""
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

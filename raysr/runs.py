@@ -131,6 +131,15 @@ class TrialFiles:
         """The first validation picture through this network."""
         write_png(storage.join(self.folder, "picture.png"), pixels)
 
+    def write_state(self, state: bytes) -> None:
+        """The checkpoint that a later attempt goes on from."""
+        storage.write_bytes(storage.join(self.folder, "state.pt"), state)
+
+    def read_state(self) -> bytes | None:
+        """The last checkpoint; None before the first."""
+        location = storage.join(self.folder, "state.pt")
+        return storage.read_bytes(location) if storage.exists(location) else None
+
     def write_row(self, row: TrialRow) -> None:
         """The trial's end."""
         storage.write_text(storage.join(self.folder, "row.json"), json.dumps(asdict(row)))

@@ -107,6 +107,15 @@ def read_lines(location: str) -> list[str]:
     return [read_bytes(join(location, name)).decode() for name in names]
 
 
+def last_line(location: str) -> str | None:
+    """The last whole line of a journal; None where there is none."""
+    store, path = filesystem(location)
+    if store.get_file_info(path).type != fs.FileType.Directory:
+        return next(reversed(read_lines(location)), None)
+    names = [entry.base_name for entry in store.get_file_info(fs.FileSelector(path)) if entry.is_file]
+    return read_bytes(join(location, max(names))).decode() if names else None
+
+
 def _ends_a_line(stream: BinaryIO) -> bool:
     stream.seek(-1, os.SEEK_END)
     return stream.read(1) == b"\n"

@@ -1,11 +1,9 @@
 """Training one network until its money is spent: a loop that needs no Ray, and the thin Ray Train worker around it."""
 
 import io
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -38,7 +36,7 @@ class Reporter:
         self.update(asdict(progress))
 
     def validated(self, trial: Trial) -> None:
-        """Called on every rank after each validation; the place to keep a checkpoint."""
+        """Called on every rank after each validation, when the checkpoint is kept."""
 
 
 def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
@@ -86,17 +84,21 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
 def _validate(trial: Trial, reporter: Reporter) -> None:
     if trial.world.rank == 0:
         reporter.progress(trial.progress("validating"))
-    trial.enter("heartbeat")
+    trial.enter("validation")
     trial.validate()
     with trial.meter.segment("checkpoint"):
         if trial.world.rank == 0:
             spec = trial.spec
+            trial.ledger.check()
             trial.files.write_curve(trial.curve)
             trial.files.write_images(trial.scores)
             scale = str(trial.batches.pairs.geometry.scale)
             trial.files.write_model(
                 trial.model, {"arch": spec.arch, "scale": scale, "seed": str(spec.seed), "step": str(trial.step)}
             )
+            buffer = io.BytesIO()
+            torch.save(trial.state(), buffer)
+            trial.files.write_state(buffer.getvalue())
         reporter.validated(trial)
     trial.enter("checkpoint")
     if trial.world.rank == 0:
@@ -104,27 +106,22 @@ def _validate(trial: Trial, reporter: Reporter) -> None:
 
 
 class RayReporter(Reporter):
-    """Keeps checkpoints through Ray Train as well."""
+    """Tells Ray Train as well. Checkpoints stay ours: whole files that appear at once, on a disk or an object store."""
 
     def validated(self, trial: Trial) -> None:
-        """Report the validation with a checkpoint; returns when Ray Train has taken them over."""
+        """Report the validation; returns when Ray Train has taken it over."""
         import ray.train  # here: the loop above runs where Ray is not installed
 
         point = trial.curve[-1]
-        metrics = {
-            "charged_usd": point.charged_usd,
-            "perceptual": point.perceptual,
-            "step": point.step,
-            "validations": len(trial.curve),
-        }
-        if trial.world.rank != 0:
-            with trial.meter.segment("idle"):
-                ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(trial.state(), Path(folder) / "state.pt")
-            with trial.meter.segment("idle"):
-                ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        with trial.meter.segment("idle"):
+            ray.train.report(
+                {
+                    "charged_usd": point.charged_usd,
+                    "perceptual": point.perceptual,
+                    "step": point.step,
+                    "validations": len(trial.curve),
+                }
+            )
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -135,10 +132,10 @@ def train_worker(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     world = World.current(device)
     trial = Trial(spec, world, wrap=ray.train.torch.prepare_model if world.size > 1 else lambda model: model)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trial.load_state(torch.load(io.BytesIO((Path(folder) / "state.pt").read_bytes()), map_location=device))
+    state = trial.files.read_state()
+    if state is not None:
+        with trial.meter.segment("setup"):
+            trial.load_state(torch.load(io.BytesIO(state), map_location=device))
     run_trial(trial, RayReporter(config["board"].update.remote))
 
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import prepare_here, synthetic
 from PIL import Image
 from rich.console import Console
@@ -25,8 +26,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 from raysr.compare import compare
 from raysr.cost import DEFAULT_PRICE, Budget
+from raysr.evaluate import MEAN_NAMES
 from raysr.images import Geometry
-from raysr.ledger import Ledger
+from raysr.ledger import Entry, Ledger
 from raysr.manifest import ManifestError
 from raysr.models import build_model
 from raysr.presets import CompareConfig
@@ -292,6 +294,102 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_and_pays_for_no_sec
 
 def ledger_run(ledger: Ledger) -> Path:
     return Path(ledger.location).parents[1]
+
+
+def await_entry(job: "subprocess.Popen[str]", out: Path, wanted: Callable[[Entry], bool]) -> Entry:
+    """The first newest entry of any trial's ledger below `out` that is wanted; fails when the job ends before it."""
+    while job.poll() is None:
+        for file in out.glob("*/ledger/*.jsonl"):
+            entry = Ledger(str(file.parents[1]), file.stem).last()
+            if entry is not None and wanted(entry):
+                return entry
+        time.sleep(0.02)
+    pytest.fail("the job ended before the moment at which to kill:\n" + "".join(job.communicate()))
+
+
+@pytest.mark.slow
+def test_a_comparison_killed_again_and_again_ends_as_if_nothing_had_happened(pairs: str, tmp_path: Path) -> None:
+    words = ["--archs", "bicubic", "espcn", "srcnn", "--budget.samples", "1500", "--evaluate-at", "0.2", "0.5", "0.8"]
+    subprocess.run(command(pairs, tmp_path / "calm", *words), cwd=ROOT, capture_output=True, check=True, timeout=400)
+    out = tmp_path / "storm"
+    out.mkdir()
+    seen: set[tuple[str, int]] = set()
+
+    def at(event: str) -> Callable[[Entry], bool]:
+        return lambda entry: entry.event == event and entry.step > 0 and (entry.at, entry.pid) not in seen
+
+    moments = [("driver", "checkpoint"), ("worker", "validation"), ("driver", "validation")]
+    again = command(pairs, out, *words)
+    for whom, event in moments:
+        job = subprocess.Popen(again, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        entry = await_entry(job, out, at(event))
+        seen.add((entry.at, entry.pid))
+        os.kill(job.pid if whom == "driver" else entry.pid, signal.SIGKILL)
+        if whom == "worker":  # Ray Train begins another attempt of its own; the driver is killed in that one
+            await_entry(job, out, lambda later, killed=entry: later.attempt > killed.attempt)
+            job.kill()
+        job.communicate(timeout=60)
+        again = [sys.executable, "jobs/compare.py", "paper", "--resume", str(next(out.iterdir()))]
+    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    calm, storm = (next((tmp_path / name).iterdir()) for name in ("calm", "storm"))
+    one, two = ([json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()] for run in (calm, storm))
+    exact = ("arch", "seed", "status", "steps", "epochs", *MEAN_NAMES, "perceptual_start")
+    assert [{name: row[name] for name in exact} for row in two] == [{name: row[name] for name in exact} for row in one]
+    for name in ("espcn-0", "srcnn-0"):
+        weights = [load_file(run / "checkpoints" / f"{name}.safetensors") for run in (calm, storm)]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    columns = ["arch", "seed", "step", "perceptual", "ms_ssim"]
+    curves = [pd.read_parquet(run / "curves.parquet")[columns] for run in (calm, storm)]
+    pd.testing.assert_frame_equal(*curves)
+    assert sum(row["attempts"] for row in two) >= 2 + len(moments)
+    assert len(json.loads((storm / "run.json").read_text())["resumed"]) == len(moments)
+    # Nothing is left to do: resumed once more, the run stays as it is.
+    before = (storm / "trials.jsonl").read_text()
+    subprocess.run(again, cwd=ROOT, capture_output=True, check=True, timeout=200)
+    assert (storm / "trials.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 7}, r"--seeds 7 contradicts .*, which was begun with 1: leave it out"),
+        ({"budget": Budget(usd=9)}, r"--budget.usd 9 contradicts .*, which was begun with None"),
+        ({"train": replace(TRAIN, learning_rate=0.5)}, r"--learning-rate 0.5 contradicts .* begun with 0.001"),
+    ],
+)
+def test_a_flag_that_contradicts_the_run_that_is_resumed_is_an_error(
+    change: dict[str, object], message: str, outcome: Outcome, pairs: str
+) -> None:
+    config = replace(configured(pairs, Path(outcome.run.folder), ("bicubic", "espcn", "srcnn")), **change)
+    with pytest.raises(ValueError, match=message):
+        compare(replace(config, resume=outcome.run.folder), Console(file=StringIO()))
+
+
+def test_only_a_run_of_the_same_preset_can_be_resumed(outcome: Outcome, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a run of preset 'paper': resume it as that, not as 'demo'"):
+        compare(CompareConfig(preset="demo", resume=outcome.run.folder), Console(file=StringIO()))
+    with pytest.raises(FileNotFoundError, match=r"cannot be resumed: it holds no run.json"):
+        compare(CompareConfig(preset="demo", resume=str(tmp_path)), Console(file=StringIO()))
+
+
+def test_a_resumed_run_does_what_failed_again_and_keeps_what_ended(
+    outcome: Outcome, tmp_path: Path, ray_session: None
+) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(outcome.run.folder, run)
+    (run / "trials" / "espcn-0").unlink()  # what had been in its way
+    said = StringIO()
+    resumed = compare(CompareConfig(preset="paper", resume=str(run)), Console(file=said, width=200))
+    assert f"run folder: {run}: 1 of 3 trials to go" in said.getvalue()
+    assert "espcn seed 0  finished" in said.getvalue()
+    assert "srcnn" not in said.getvalue().split("to go")[1]
+    assert {trial.arch: trial.status for trial in resumed.run.trials} == dict.fromkeys(
+        ("bicubic", "espcn", "srcnn"), "finished"
+    )
+    srcnn = [next(t for t in one.run.trials if t.arch == "srcnn") for one in (outcome, resumed)]
+    assert srcnn[0] == srcnn[1]
+    assert resumed.error is None
 
 
 @pytest.mark.slow

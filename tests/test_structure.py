@@ -29,7 +29,19 @@ ORDER = [
         "progress",
         "trial",
     ),
-    *("provenance", "train", "presets", "compare", "statistics", "standings", "findings", "figures", "report", "cli"),
+    *(
+        "provenance",
+        "train",
+        "presets",
+        "resume",
+        "compare",
+        "statistics",
+        "standings",
+        "findings",
+        "figures",
+        "report",
+        "cli",
+    ),
 ]
 """A module imports only from those before it."""
 
