@@ -78,17 +78,17 @@ def standings(run: Run) -> list[Standing]:
 
 
 def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | None) -> Standing:
-    finished = [trial for trial in all_trials if trial.status == "finished" and trial.perceptual is not None]
-    trials = finished or [trial for trial in all_trials if trial.perceptual is not None] or all_trials
+    ended = [trial for trial in all_trials if trial.status == "finished" and trial.perceptual is not None]
+    trials = ended or [trial for trial in all_trials if trial.perceptual is not None] or all_trials
     perceptual = mean([trial.perceptual for trial in trials])
-    table = score_table(finished_images(run), arch, "perceptual")
+    table = score_table(finished(run, run.images), arch, "perceptual")
     params = all_trials[0].params
     return Standing(
         arch=arch,
         title=find_architecture(arch).title,
         statuses=", ".join(sorted({trial.status for trial in all_trials})),
         seeds=sum(trial.perceptual is not None for trial in trials),
-        finished=bool(finished),
+        finished=bool(ended),
         params=params,
         epochs=mean([trial.epochs for trial in trials]) or 0.0,
         steps=mean([trial.steps for trial in trials]) or 0.0,
@@ -97,7 +97,7 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
         usd_per_epoch=mean([trial.usd_per_epoch for trial in trials]),
         inference_ms=mean([trial.inference_ms for trial in trials]),
         perceptual=perceptual,
-        estimate=estimate(table.to_numpy()) if finished and not table.empty else None,
+        estimate=estimate(table.to_numpy()) if ended and not table.empty else None,
         perceptual_start=mean([trial.perceptual_start for trial in trials]) if params else None,
         of_bicubic=perceptual / bicubic if perceptual is not None and bicubic else None,
         ms_ssim=mean([trial.ms_ssim for trial in trials]),
@@ -115,17 +115,17 @@ def mean(values: Sequence[Any]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def finished_images(run: Run) -> pd.DataFrame:
-    """The rows of `run.images` that take part in the verdict."""
-    finished = {(trial.arch, trial.seed) for trial in run.trials if trial.status == "finished"}
-    images: Any = run.images
-    keys = zip(images["arch"], images["seed"], strict=True)
-    return images[pd.Series([key in finished for key in keys], index=images.index, dtype=bool)]
+def finished(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `run.images` or `run.curves` that take part in the verdict."""
+    ended = {(trial.arch, trial.seed) for trial in run.trials if trial.status == "finished"}
+    rows: Any = frame
+    keys = zip(rows["arch"], rows["seed"], strict=True)
+    return rows[pd.Series([key in ended for key in keys], index=rows.index, dtype=bool)]
 
 
 def paired(run: Run, rows: Sequence[Standing], metric: str) -> list[Difference]:
     """Every pair of architectures that finished, by one metric."""
-    images = finished_images(run)
+    images = finished(run, run.images)
     tables = {row.arch: score_table(images, row.arch, metric) for row in rows if row.finished}
     return differences(
         {arch: table for arch, table in tables.items() if not table.empty},
@@ -136,7 +136,7 @@ def paired(run: Run, rows: Sequence[Standing], metric: str) -> list[Difference]:
 
 def quality(run: Run) -> list[QualityAt]:
     """Quality at every share of the budget that was validated; nothing for a single architecture."""
-    every: Any = run.curves
+    every: Any = finished(run, run.curves)
     curves = every[every["perceptual"].notna()]
     shares = [*run.info["config"]["train"]["evaluate_at"], 1.0]
     if curves["arch"].nunique() < 2:

@@ -105,11 +105,12 @@ def _p_value(terms: list[tuple[float, int]], distance: float) -> float:
 def score_table(images: pd.DataFrame, arch: str, metric: str) -> pd.DataFrame:
     """Scores by seed (rows) and photograph (columns): the mean over a photograph's tiles, which are one cluster.
 
-    `images` has a row per arch, seed and validation picture. Photographs without that score (too thin for MS-SSIM) are
-    left out; a score that is no number raises ValueError in `estimate`.
+    `images` has a row per arch, seed and validation picture. A photograph for which some seed has no such score (too
+    thin for MS-SSIM, or no number) is left out, so that every seed is judged on the same ones.
     """
     mine = images[(images["arch"] == arch) & images[metric].notna()]
-    return mine.pivot_table(index="seed", columns="photograph", values=metric, aggfunc="mean").astype(float)
+    table = mine.pivot_table(index="seed", columns="photograph", values=metric, aggfunc="mean").astype(float)
+    return table.dropna(axis="columns")
 
 
 @dataclass(frozen=True, kw_only=True)

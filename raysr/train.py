@@ -62,6 +62,8 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
             shown = time.monotonic()
             reporter.progress(trial.progress("training"))
     _validate(trial, reporter)
+    if status == "finished" and not trial.scored:
+        status = "diverged"
     first = PairSet(trial.spec.data, "val", verify=False).read_group(0)[0]
     trial.model.eval()
     with trial.meter.segment("eval"):

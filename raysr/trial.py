@@ -1,5 +1,6 @@
 """One network in training: its steps, its money, its validations, and the state that a checkpoint keeps."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -173,6 +174,11 @@ class Trial:
         self._loss_steps = 0
 
     @property
+    def scored(self) -> bool:
+        """Whether the latest validation gave numbers for every picture; the same on all ranks."""
+        return all(score.perceptual is not None and math.isfinite(score.perceptual) for score in self.scores)
+
+    @property
     def loss(self) -> float | None:
         """Mean training loss since the last validation; waits for the device."""
         return self._loss_sum.item() / self._loss_steps if self._loss_steps else None
@@ -290,6 +296,9 @@ def unfinished_row(spec: TrialSpec, status: Status, error: str, perceptual_name:
         reached = {name: last[name] for name in MEAN_NAMES}
         reached |= {"steps": last["step"], "epochs": last["epochs"], "charged_usd": last["charged_usd"]}
         reached |= {"perceptual_start": curve[0].perceptual, "checkpoint": files.checkpoint}
+    spent = Ledger(spec.run, files.name).last()
+    if spent is not None:
+        reached |= {"billed_usd": spent.billed_usd, "attempts": spent.attempt, "seconds": spent.seconds}
     return TrialRow(
         arch=spec.arch,
         seed=spec.seed,

@@ -43,6 +43,8 @@ def test_an_unknown_architecture_gets_a_hint(capsys: pytest.CaptureFixture[str])
         (["--seeds", "0"], "must be at least 1"),
         (["--learning-rate", "0"], "must be above 0"),
         (["--evaluate-at", "1.5"], "between 0 and 1"),
+        (["--charged", "stall"], "charged must name train"),
+        (["--tolerance", "2"], "takes a share of the budget between 0 and 1, got 2"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(

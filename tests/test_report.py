@@ -283,6 +283,11 @@ def test_quality_at_a_share_is_the_last_that_it_had_paid_for_and_not_the_best(tm
     assert ("srcnn", 1.0) not in front
 
 
+def test_the_curve_of_a_trial_that_did_not_finish_ranks_nobody(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("espcn", 0.001, status="invalid"), row("srcnn", 0.02), row("bicubic", 0.03))
+    assert {point.arch for point in find(run).quality} == {"srcnn", "bicubic"}
+
+
 def test_the_front_of_speed_leaves_out_what_is_slower_and_worse(tmp_path: Path) -> None:
     run = make_run(
         tmp_path,

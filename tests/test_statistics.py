@@ -124,6 +124,12 @@ def test_a_photograph_that_has_no_such_score_is_left_out() -> None:
     assert list(score_table(images, "x", "ms_ssim").columns) == ["cat"]
 
 
+def test_every_seed_is_judged_on_the_same_photographs() -> None:
+    rows = [("x", 0, "cat", 1.0), ("x", 0, "dog", 2.0), ("x", 1, "cat", 3.0), ("x", 1, "dog", float("nan"))]
+    images = pd.DataFrame(rows, columns=pd.Index(["arch", "seed", "photograph", "psnr"]))
+    assert score_table(images, "x", "psnr").to_dict("list") == {"cat": [1.0, 3.0]}
+
+
 def test_holm_corrects_step_by_step_and_never_turns_the_order_round() -> None:
     assert holm([0.01, 0.04, None, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), None, pytest.approx(0.06)]
     assert holm([0.9, 0.8]) == [1.0, 1.0]

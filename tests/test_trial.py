@@ -241,6 +241,23 @@ def test_a_loss_that_is_no_number_ends_the_trial_as_diverged(make_trial: Callabl
     assert (row.status, row.steps) == ("diverged", 1)
 
 
+def test_a_network_whose_last_picture_is_no_number_has_diverged_and_not_finished(
+    make_trial: Callable[..., Trial],
+) -> None:
+    trial = make_trial("srcnn", Budget(samples=4))
+    steps = trial.optimizer
+    assert steps is not None
+
+    def break_after_the_last(*_: object) -> None:
+        if trial.step == 1:  # counted after the second step
+            with torch.no_grad():
+                trial.model.layers[0].bias.fill_(float("nan"))
+
+    steps.register_step_post_hook(break_after_the_last)
+    row = run_trial(trial, SILENT)
+    assert (row.status, row.steps) == ("diverged", 2)
+
+
 def test_bicubic_is_scored_and_spends_nothing(make_trial: Callable[..., Trial]) -> None:
     row = run_trial(make_trial("bicubic"), SILENT)
     assert (row.status, row.steps, row.charged_usd, row.params) == ("finished", 0, 0.0, 0)
@@ -279,6 +296,8 @@ def test_a_row_made_for_an_interrupted_trial_holds_its_last_validation(make_tria
     assert (row.status, row.steps, row.params) == ("interrupted", 4, 21284)
     assert row.perceptual == trial.curve[-1].perceptual
     assert row.perceptual_start == trial.curve[0].perceptual
+    assert (row.attempts, row.billed_usd) == (1, trial.ledger.read()[-1].billed_usd)
+    assert row.billed_usd >= row.charged_usd
     assert (Path(trial.spec.run) / str(row.checkpoint)).is_file()
 
 
