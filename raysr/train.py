@@ -177,6 +177,8 @@ class TrainOneConfig:
     """What it may spend; $5.20, as in the paper, when none is given."""
     price: str = DEFAULT_PRICE_NAME
     """Dollars for an hour of the accelerator, or a name from the table in raysr/prices.py."""
+    tolerance: float = 0.02
+    """Share of the budget by which the charge may miss it; beyond it, and beyond one step, the row says invalid."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
@@ -206,6 +208,7 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
         budget=budget,
         price=find_price(config.price, now().date().isoformat()),
         train=train,
+        tolerance=config.tolerance,
     )
     RunInfo(
         preset="train",
