@@ -104,6 +104,8 @@ class Spending:
         `tolerance` is a share of the budget, and never tighter than one step.
         """
         error = self.equalisation_error_pct
+        if error is not None and self.step_fraction > 1:
+            return f"one step takes {self.step_fraction:.1f} times the budget, which pays for none; give more"
         allowed = 100 * max(tolerance, self.step_fraction)
         if error is None or abs(error) <= allowed:
             return None

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -64,3 +64,19 @@ def cluster_accelerators() -> list[str]:
     """The models of accelerator of the cluster, as Ray names them."""
     prefix = "accelerator_type:"
     return sorted(name.removeprefix(prefix) for name in ray.cluster_resources() if name.startswith(prefix))
+
+
+def cpus_for_each(nodes: Sequence[Mapping[str, float]], *, workers: int, use_gpu: bool) -> int:
+    """CPUs for each of `workers` at a time, so many that every one of them fits on some node (CPU and GPU of each).
+
+    Ray sets OMP_NUM_THREADS from the CPUs that a worker asks for: give it all that its share allows.
+    """
+    if use_gpu:
+        return max(1, min(int(node["CPU"] / node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1))
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    return max(1, min(sum(cpus) // workers, max(cpus)))
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """What each living node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

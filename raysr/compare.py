@@ -21,7 +21,15 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from raysr import storage
-from raysr.cluster import QUIET, choose_accelerator, cluster_accelerators, cluster_devices, start_ray
+from raysr.cluster import (
+    QUIET,
+    choose_accelerator,
+    cluster_accelerators,
+    cluster_devices,
+    cluster_nodes,
+    cpus_for_each,
+    start_ray,
+)
 from raysr.cost import Budget, Price
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
@@ -171,8 +179,7 @@ def _share_out(config: CompareConfig) -> Resources:
         raise ValueError(f"--workers-per-trial {config.workers_per_trial}, but the cluster has {available} {kind}")
     most = available // config.workers_per_trial
     concurrent = min(config.max_concurrent or (most if use_gpu else 1), most)
-    # Ray sets OMP_NUM_THREADS from the CPUs that a worker asks for: give it all that its share allows.
-    cpus = max(1, int(devices["CPU"]) // (concurrent * config.workers_per_trial))
+    cpus = cpus_for_each(cluster_nodes(), workers=concurrent * config.workers_per_trial, use_gpu=use_gpu)
     accelerator = choose_accelerator(cluster_accelerators(), config.accelerator) if use_gpu else None
     return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator)
 
@@ -235,7 +242,7 @@ def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[
     try:
         options = {"num_gpus": int(resources.use_gpu), "resources": resources.model}
         ray.get(task.options(num_cpus=resources.cpus_per_worker, **options).remote())
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayError as error:
         return {(spec.arch, spec.seed): str(error).strip()}
     return {}
 
@@ -286,7 +293,7 @@ def _driver(specs: list[TrialSpec], resources: Resources, store: str, board: Any
                 name=f"{spec.arch}-{spec.seed}",
                 storage_path=store,
                 callbacks=[TuneReportCallback()],
-                failure_config=ray.train.FailureConfig(max_failures=1, controller_failure_limit=3),
+                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=3),
             ),
         ).fit()
 

@@ -1,5 +1,6 @@
 """Money: prices, budgets, and the meter that turns seconds of an accelerator into dollars."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -70,8 +71,8 @@ class Budget:
             raise ValueError(f"give exactly one of {flags}; got {given}")
         (name, value), *_ = given.items()
         values = value.values() if isinstance(value, dict) else [value]
-        if not values or not min(values) > 0:
-            raise ValueError(f"--budget.{name} must be above 0, got {value}")
+        if not values or not 0 < min(values) <= max(values) < math.inf:
+            raise ValueError(f"--budget.{name} must be above 0 and finite, got {value}")
         return self
 
     def limit_usd(self, price: Price) -> float | None:

@@ -81,6 +81,9 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
         f"{'Dollars are notional (no rented accelerator did the work): ' if info['notional'] else 'Price: '}"
         f"${price['usd_per_hour']} an hour of {info['device']}; {price['source']}, {price['date']}."
     )
+    priced = price.get("accelerator")
+    if priced and not info["notional"] and priced.removeprefix("RTX ").split()[0].lower() not in info["device"].lower():
+        said.append(f"That price is of another card ({priced}): give yours with --price, here or to jobs/report.py.")
     said += [f"{trial.arch} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)]
     return said
 
@@ -91,9 +94,7 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
     if leader is None:
         return ["No verdict: no trial finished."]
     name = run.info["perceptual"]["name"]
-    money = (
-        f"at a budget of {format_usd(run.info['budget_usd'])} each" if run.info["budget_usd"] else "after its epochs"
-    )
+    money = _budget_in_words(run)
     score = f"{name} {with_interval(leader.estimate)}"
     rivals = {row.arch: row.title for row in rows if row.finished and row.arch != leader.arch}
     if not rivals:
@@ -113,6 +114,16 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
         said = [f"{leader.title} wins {money}: {score}, and luck does not explain its lead over any other."]
     said += _how_sure(rows)
     return said + _disagreements(rows, leader, pairs)
+
+
+def _budget_in_words(run: Run) -> str:
+    if run.info["budget_usd"]:
+        return f"at a budget of {format_usd(run.info['budget_usd'])} each"
+    given = {name: value for name, value in run.info.get("budget", {}).items() if value is not None}
+    for name, words in (("samples", "samples"), ("flops", "floating-point operations")):
+        if name in given:
+            return f"at a budget of {given[name]:g} {words} each"
+    return "after its epochs"
 
 
 def _how_sure(rows: list[Standing]) -> list[str]:

@@ -1,5 +1,6 @@
 """What one trial is: how its network is trained and judged, and how many steps its budget pays for."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,7 +43,7 @@ class TrainConfig:
     """Shares of the budget after which to validate, besides the start and the end."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.batch_size < 1:
+        if not 0 < self.learning_rate < math.inf or self.batch_size < 1:
             raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup takes a share of the budget from 0 to below 1, got {self.warmup}")

@@ -14,6 +14,9 @@ from raysr.statistics import Difference, Estimate, differences, estimate, pareto
 METRICS = {"perceptual": False, "lpips_alex": False, "ms_ssim": True, "ssim": True, "psnr": True}
 """Metrics of the verdict, and whether more of it is better. `perceptual` decides; the others agree or do not."""
 
+SHARE_SLACK = 0.1
+"""So much of a share of the budget a validation may lie over it and still stand for it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
@@ -143,8 +146,8 @@ def quality(run: Run) -> list[QualityAt]:
         return []
     points: list[tuple[float, str, dict[str, float]]] = []
     for share in shares:
-        # A share is reached when the next step would pass it; sums of dollars carry rounding errors.
-        paid = curves[curves["fraction"] <= share * (1 + 1e-9)]
+        # A boundary step slower than expected may pass its share a little; the end of a valid trial is its end.
+        paid = curves if share == 1 else curves[curves["fraction"] <= share * (1 + SHARE_SLACK)]
         last = paid.sort_values("step").groupby(["arch", "seed"], sort=False).tail(1)
         means = last.groupby("arch", sort=False)[["charged_usd", "perceptual", "ms_ssim"]].mean()
         points += [(share, str(arch), values) for arch, values in means.to_dict("index").items()]

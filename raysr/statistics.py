@@ -130,8 +130,9 @@ class Difference:
 
     @property
     def separable(self) -> bool:
-        """Whether the difference is more than luck, over all pairs at once."""
-        return self.p_holm is not None and self.p_holm < 1 - LEVEL
+        """Whether it is more than luck, over all pairs at once; never so with fewer than MIN_SEEDS seeds."""
+        enough = self.estimate.basis == "seeds and photographs"
+        return enough and self.p_holm is not None and self.p_holm < 1 - LEVEL
 
 
 def differences(

@@ -24,6 +24,9 @@ from raysr.spec import TrainConfig, TrialSpec, count_flops, step_limit
 from raysr.trial import Trial, unfinished_row
 from raysr.world import World
 
+MIN_SIDE_PX = 16
+"""The smallest square that VGG16's four poolings leave a pixel of."""
+
 
 class Reporter:
     """Who is told what a trial does: its progress goes to `update`, and its own files are all that is kept."""
@@ -148,6 +151,11 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
     ValueError.
     """
     first = specs[0]
+    side = first.train.patch_px or MIN_SIDE_PX
+    if side < MIN_SIDE_PX:
+        raise ValueError(
+            f"--patch-px {side} is too small: the loss halves its side four times, give {MIN_SIDE_PX} or more"
+        )
     pairs, val = PairSet(first.data, "train"), PairSet(first.data, "val")
     config = first.train
     batches = TrainingBatches(pairs, batch_size=config.batch_size, seed=0, world_size=workers, patch_px=config.patch_px)

@@ -74,6 +74,12 @@ def test_a_charge_beyond_the_tolerance_is_a_violation_but_never_within_one_step(
     assert coarse.violation(0.02) is None  # another step of 3 would have been further off
 
 
+def test_a_budget_that_pays_for_no_step_is_never_met() -> None:
+    money, meter, clock = spending(Budget(usd=1))
+    spend(meter, clock, 71)
+    assert money.violation(0.02) == "one step takes 71.0 times the budget, which pays for none; give more"
+
+
 def test_the_rate_stays_rises_or_falls_with_the_share_that_is_spent() -> None:
     assert [rate_factor("constant", 0, spent) for spent in (0, 0.5, 1)] == [1, 1, 1]
     assert [rate_factor("cosine", 0, spent) for spent in (0, 0.5, 1, 1.01)] == pytest.approx([1, 0.5, 0, 0])

@@ -8,7 +8,7 @@ import pytest
 import ray
 import yaml
 
-from raysr.cluster import choose_accelerator
+from raysr.cluster import choose_accelerator, cpus_for_each
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()
@@ -82,3 +82,12 @@ def test_unlike_accelerators_are_never_compared_unless_one_is_named() -> None:
         choose_accelerator(["A10G", "H100"], None)
     with pytest.raises(ValueError, match="--accelerator H200 is not in the cluster, which has A10G"):
         choose_accelerator(["A10G"], "H200")
+
+
+def test_a_worker_asks_for_no_more_than_some_node_has() -> None:
+    assert cpus_for_each([{"CPU": 2.0}], workers=1, use_gpu=False) == 2
+    assert cpus_for_each([{"CPU": 1.0}, {"CPU": 1.0}], workers=1, use_gpu=False) == 1
+    assert cpus_for_each([{"CPU": 16.0}], workers=4, use_gpu=False) == 4
+    head, node = {"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}
+    assert cpus_for_each([head, node, node], workers=2, use_gpu=True) == 8
+    assert cpus_for_each([{"CPU": 48.0, "GPU": 4.0}], workers=4, use_gpu=True) == 12

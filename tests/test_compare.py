@@ -193,6 +193,7 @@ def test_a_network_that_the_data_does_not_fit_is_refused_before_any_money_is_spe
         ({"workers_per_trial": 64}, ValueError, "--workers-per-trial 64, but the cluster has 2 CPUs"),
         ({"train": replace(TRAIN, batch_size=100)}, ValueError, "has 6 training pairs, fewer than a batch of 100"),
         ({"train": replace(TRAIN, patch_px=48)}, ValueError, "--patch-px 48 must be"),
+        ({"train": replace(TRAIN, patch_px=8)}, ValueError, "--patch-px 8 is too small"),
         ({"budget": Budget(epochs={"srcnn": 1})}, ValueError, "names no number for 'espcn'"),
         ({"data": None}, ValueError, "preset 'paper' needs --data DIR"),
         ({"data": "/nowhere"}, ManifestError, "/nowhere holds no prepared set"),

@@ -34,5 +34,10 @@ def test_the_dearest_network_has_the_most_operations_and_the_loss_is_the_same_fo
 
 def test_twice_the_side_is_four_times_the_operations() -> None:
     perceptual = load_perceptual("vgg-random", None)
-    small, large = (count_arch(build_model("inverted_unet3", 2), perceptual, px, 2) for px in (32, 64))
+    model = build_model("inverted_unet3", 2)
+    small, large, counted = (count_arch(model, perceptual, px, 2) for px in (32, 64, 128))
     assert large.total == 4 * small.total
+    assert counted.total == 16 * small.total
+    # Scaled by area, a large square has what really counting it gives.
+    whole = count_step(model, perceptual, torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 128, 128))
+    assert (counted.total, counted.network) == (whole.total, whole.network)

@@ -133,7 +133,7 @@ def test_the_report_says_what_it_means_when_bicubic_leads(tmp_path: Path) -> Non
 
 def test_the_report_names_those_that_are_still_behind_bicubic(tmp_path: Path) -> None:
     text = said(make_run(tmp_path, row("srcnn", 0.02), row("inverted_unet3", 0.005), row("bicubic", 0.01)))
-    assert "Inverted U-Net wins at a budget of $0.00187 each" in text
+    assert "Not separable at this budget: Inverted U-Net leads at a budget of $0.00187 each" in text
     assert "Bicubic, which costs nothing, is still ahead of SRCNN." in text
 
 
@@ -273,12 +273,18 @@ def test_metrics_that_disagree_with_the_verdict_are_named(tmp_path: Path) -> Non
 def test_quality_at_a_share_is_the_last_that_it_had_paid_for_and_not_the_best(tmp_path: Path) -> None:
     run = make_run(tmp_path, row("espcn", 0.01), row("srcnn", 0.02), row("bicubic", 0.03))
     run.curves.loc[(run.curves["arch"] == "espcn") & (run.curves["fraction"] == 0), "perceptual"] = 0.004
-    extra = run.curves[run.curves["arch"] == "espcn"].tail(1).assign(fraction=0.501, step=51, perceptual=0.001)
+    extra = run.curves[run.curves["arch"] == "espcn"].tail(1).assign(fraction=0.56, step=56, perceptual=0.001)
     found = find(replace(run, curves=pd.concat([run.curves, extra])))
     ranks = {(point.arch, point.share): (point.rank, point.perceptual) for point in found.quality}
-    assert ranks["espcn", 0.5] == (1, 0.004)  # 50.1 % is more than this share had paid for
+    assert ranks["espcn", 0.5] == (1, 0.004)  # 56 % is more than this share had paid for
     assert ranks["espcn", 1.0] == (1, 0.01)
     assert ranks["bicubic", 1.0] == (3, 0.03)
+    late = extra.assign(fraction=0.52)  # a slow step at the boundary still stands for its share
+    ranks = {(p.arch, p.share): p.perceptual for p in find(replace(run, curves=pd.concat([run.curves, late]))).quality}
+    assert ranks["espcn", 0.5] == 0.001
+    over = run.curves.assign(fraction=run.curves["fraction"] * 1.01)  # a valid trial may end a little over its budget
+    ends = {p.arch: p.perceptual for p in find(replace(run, curves=over)).quality if p.share == 1}
+    assert ends["espcn"] == 0.01
     front = {(point.arch, point.share) for point in found.quality if point.on_front}
     assert ("srcnn", 1.0) not in front
 
@@ -342,3 +348,18 @@ def test_the_bill_shows_where_every_trials_seconds_went(tmp_path: Path) -> None:
     assert "<td>srcnn, seed 0</td><td>2</td><td>4.0</td><td>20.0</td>" in page
     old = make_run(tmp_path, row("srcnn", 0.02), row("bicubic", 0.01))
     assert "attempts" not in table_markdown(old)
+
+
+def test_a_budget_in_samples_is_called_by_its_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("srcnn", 0.02, budget_usd=None), budget_usd=None, budget={"usd": None, "samples": 400})
+    assert "SRCNN alone finished at a budget of 400 samples each" in said(run)
+
+
+def test_a_price_of_another_card_is_pointed_out(tmp_path: Path) -> None:
+    price = {"usd_per_hour": 0.27, "source": "a catalogue", "date": "2026-11-24", "accelerator": "RTX A5000"}
+    other = make_run(tmp_path, row("srcnn", 0.1), notional=False, device="NVIDIA H100 80GB HBM3", price=price)
+    assert "That price is of another card (RTX A5000)" in said(other)
+    right = make_run(
+        tmp_path, row("srcnn", 0.1), notional=False, device="NVIDIA H100", price=price | {"accelerator": "H100 SXM"}
+    )
+    assert "another card" not in said(right)
