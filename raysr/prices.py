@@ -4,8 +4,16 @@ from difflib import get_close_matches
 
 from raysr.cost import DEFAULT_PRICE, Price
 
-_LAMBDA = "Lambda's list as reported by techbytes.app, GPU pricing matrix"
-_MODAL = "Modal's list as reported by techbytes.app, GPU pricing matrix"
+_LAMBDA = {
+    "provider_kind": "on demand",
+    "source": "Lambda's list as reported by techbytes.app, GPU pricing matrix",
+    "date": "2026-05-07",
+}
+_MODAL = {
+    "provider_kind": "serverless",
+    "source": "Modal's list as reported by techbytes.app, GPU pricing matrix",
+    "date": "2026-05-07",
+}
 
 PRICES: dict[str, Price] = {
     "rtx-a5000-runpod": DEFAULT_PRICE,
@@ -23,29 +31,15 @@ PRICES: dict[str, Price] = {
         source="AWS g5.xlarge, us-east-1, as reported by factualminds.com",
         date="2026-06-17",
     ),
-    **{
-        f"{name}-lambda": Price(
-            usd_per_hour=usd, accelerator=card, provider_kind="on demand", source=_LAMBDA, date="2026-05-07"
-        )
-        for name, card, usd in (
-            ("a10", "A10", 0.86),
-            ("a100-40gb", "A100 40 GB", 1.48),
-            ("h100-pcie", "H100 PCIe", 2.86),
-            ("h100-sxm", "H100 SXM", 3.78),
-        )
-    },
-    **{
-        f"{name}-modal": Price(
-            usd_per_hour=usd, accelerator=card, provider_kind="serverless", source=_MODAL, date="2026-05-07"
-        )
-        for name, card, usd in (
-            ("t4", "T4", 0.5904),
-            ("l4", "L4", 0.7992),
-            ("l40s", "L40S", 1.9512),
-            ("a100-80gb", "A100 80 GB", 2.4984),
-            ("h100", "H100", 3.9492),
-        )
-    },
+    "a10-lambda": Price(usd_per_hour=0.86, accelerator="A10", **_LAMBDA),
+    "a100-40gb-lambda": Price(usd_per_hour=1.48, accelerator="A100 40 GB", **_LAMBDA),
+    "h100-pcie-lambda": Price(usd_per_hour=2.86, accelerator="H100 PCIe", **_LAMBDA),
+    "h100-sxm-lambda": Price(usd_per_hour=3.78, accelerator="H100 SXM", **_LAMBDA),
+    "t4-modal": Price(usd_per_hour=0.5904, accelerator="T4", **_MODAL),
+    "l4-modal": Price(usd_per_hour=0.7992, accelerator="L4", **_MODAL),
+    "l40s-modal": Price(usd_per_hour=1.9512, accelerator="L40S", **_MODAL),
+    "a100-80gb-modal": Price(usd_per_hour=2.4984, accelerator="A100 80 GB", **_MODAL),
+    "h100-modal": Price(usd_per_hour=3.9492, accelerator="H100", **_MODAL),
 }
 """Prices by the name that --price takes. They move: look yours up, and give the number."""
 

@@ -71,9 +71,9 @@ def _difference_cells(one: Difference) -> list[str]:
     return [a, b, verdict, with_interval(one.estimate), _p_value(one.p_holm), f"{one.a_beats_b:.0%}"]
 
 
-def table_markdown(run: Run) -> str:
+def table_markdown(found: Findings) -> str:
     """The paper's Table 1 with this run's columns beside it, every pair, and quality at each share of the budget."""
-    found = find(run)
+    run = found.run
     name = run.info["perceptual"]["name"]
     ours = [name, "at step 0", "of bicubic", f"{name}, content", "MS-SSIM", "MS-SSIM, content", "SSIM", "PSNR (dB)"]
     ours += ["epochs", "charged $", "of budget", "$ / epoch", "inference ms", "parameters", "seeds", "ended"]
@@ -164,9 +164,9 @@ def write_report(run: Run) -> str:
     Those of a repriced run stand beside them, with the price in their names.
     """
     price = f"-at-{run.info['price']['usd_per_hour']:g}" if "charged_price" in run.info else ""
-    storage.write_text(storage.join(run.folder, f"table{price}.md"), table_markdown(run))
-    environment = Environment(loader=PackageLoader("raysr", "."), autoescape=True, undefined=StrictUndefined)
     found = find(run)
+    storage.write_text(storage.join(run.folder, f"table{price}.md"), table_markdown(found))
+    environment = Environment(loader=PackageLoader("raysr", "."), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("report.html.j2").render(
         run=run,
         info=run.info,

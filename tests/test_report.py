@@ -146,7 +146,7 @@ def test_random_weights_are_never_taken_for_lpips(tmp_path: Path) -> None:
     out = StringIO()
     print_table(run, Console(file=out, width=200))
     page = Path(write_report(run)).read_text()
-    shown = page[page.index("<h1>") : page.index("<h2>Quality")] + out.getvalue() + table_markdown(run)
+    shown = page[page.index("<h1>") : page.index("<h2>Quality")] + out.getvalue() + table_markdown(find(run))
     for found in re.finditer(r"LPIPS", re.sub(r"(paper:(<br>| )|its Table 1.*)LPIPS|is not LPIPS", "", shown)):
         assert re.sub(r"(paper:(<br>| )|its Table 1.*)LPIPS|is not LPIPS", "", shown)[found.end() :].startswith(
             " (random VGG)"
@@ -182,7 +182,9 @@ def test_a_trial_that_did_not_finish_is_named_with_its_reason(tmp_path: Path) ->
 
 def test_table_md_has_the_papers_table_1_with_ours_beside_it(tmp_path: Path) -> None:
     run = make_run(tmp_path, row("inverted_unet3", 0.01), row("srcnn", 0.02), row("espcn", 0.03), row("bicubic", 0.04))
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table_markdown(run).splitlines()[:6]]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table_markdown(find(run)).splitlines()[:6]
+    ]
     assert lines[0][:5] == ["Architecture", "paper: epochs", "paper: LPIPS", "paper: MS-SSIM", "LPIPS (random VGG)"]
     assert {len(line) for line in lines} == {len(lines[0])}
     assert lines[2][:5] == ["Inverted U-Net", "10", "0.0831", "0.9847", "0.0100 [0.0098, 0.0102]"]
@@ -198,7 +200,7 @@ def test_the_report_needs_no_other_file_and_escapes_what_it_shows(tmp_path: Path
     location = Path(write_report(run))
     page = location.read_text()
     assert location == tmp_path / "report.html"
-    assert (tmp_path / "table.md").read_text() == table_markdown(run)
+    assert (tmp_path / "table.md").read_text() == table_markdown(find(run))
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](?!data:)", page)
     assert page.count('<img src="data:image/png;base64,') == 4
     assert "a &lt;processor&gt;" in page
@@ -211,9 +213,9 @@ def test_the_second_opinion_stands_beside_the_first_where_there_is_one(tmp_path:
     alex = {"name": "LPIPS (Alex)", "weights_sha256": "ef"}
     without = make_run(tmp_path, *(replace(trial, lpips_alex=None) for trial in trials))
     run = make_run(tmp_path, *trials, alex=alex)
-    assert "LPIPS (Alex)" not in table_markdown(without)
-    assert "| LPIPS (Alex) |" in table_markdown(run).splitlines()[0]
-    assert table_markdown(run).splitlines()[2].endswith("| 0.0123 |")
+    assert "LPIPS (Alex)" not in table_markdown(find(without))
+    assert "| LPIPS (Alex) |" in table_markdown(find(run)).splitlines()[0]
+    assert table_markdown(find(run)).splitlines()[2].endswith("| 0.0123 |")
     page = Path(write_report(run)).read_text()
     assert "<th>LPIPS (Alex)</th>" in page
     assert "<td>0.0456</td>" in page
@@ -307,7 +309,7 @@ def test_the_front_of_speed_leaves_out_what_is_slower_and_worse(tmp_path: Path) 
 def test_every_pair_stands_in_the_report_with_its_chance_to_win(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     run = make_run(tmp_path, *seeded("espcn", 0.01, 1e-4, rng), *seeded("srcnn", 0.02, 1e-4, rng), row("bicubic", 0.03))
-    text, page = table_markdown(run), Path(write_report(run)).read_text()
+    text, page = table_markdown(find(run)), Path(write_report(run)).read_text()
     out = StringIO()
     print_table(run, Console(file=out, width=200))
     for a, b in (("ESPCN", "SRCNN"), ("ESPCN", "Bicubic"), ("SRCNN", "Bicubic")):
@@ -342,12 +344,12 @@ def test_the_bill_shows_where_every_trials_seconds_went(tmp_path: Path) -> None:
         row("srcnn", 0.02, seconds=seconds, attempts=2, unaccounted_share=0.004, equalisation_error_pct=-0.3),
         row("bicubic", 0.01, seconds=dict.fromkeys(seconds, 0.0), unaccounted_share=0.0),
     )
-    text, page = table_markdown(run), Path(write_report(run)).read_text()
+    text, page = table_markdown(find(run)), Path(write_report(run)).read_text()
     assert "| trial | attempts | setup s | train s * | stall s * | lost s | unaccounted |" in text
     assert "| srcnn, seed 0 | 2 | 4.0 | 20.0 | 5.0 | 2.5 | 0.40% | 0.00 | 0.00186 | -0.30% |" in text
     assert "<td>srcnn, seed 0</td><td>2</td><td>4.0</td><td>20.0</td>" in page
     old = make_run(tmp_path, row("srcnn", 0.02), row("bicubic", 0.01))
-    assert "attempts" not in table_markdown(old)
+    assert "attempts" not in table_markdown(find(old))
 
 
 def test_a_budget_in_samples_is_called_by_its_name(tmp_path: Path) -> None:
