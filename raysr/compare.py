@@ -1,74 +1,24 @@
-"""The comparison: Ray Tune runs one Ray Train trial per architecture and seed, and every trial spends the same."""
+"""The comparison: one trial per architecture and seed, and every trial spends the same."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import ray
-import ray.exceptions
-import ray.train
-import ray.tune
-import torch
-from ray.train.torch import TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
 from rich.console import Console
-from tensorboardX import SummaryWriter
 
 from raysr import storage
-from raysr.cluster import (
-    QUIET,
-    choose_accelerator,
-    cluster_accelerators,
-    cluster_devices,
-    cluster_nodes,
-    cpus_for_each,
-    start_ray,
-)
+from raysr.cluster import start_ray
 from raysr.cost import Budget, Price
+from raysr.launch import Resources, ended_row, run_all, share_out, trial_device
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
 from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig, chosen_budget
 from raysr.prices import find_price
-from raysr.progress import Board, ProgressDisplay, Snapshot
-from raysr.provenance import RunInfo, device_name, now
+from raysr.provenance import RunInfo, now
 from raysr.resume import read_resumed
-from raysr.runs import Outcome, Run, TrialFiles, TrialRow, gather, new_run_folder
+from raysr.runs import Outcome, Run, gather, new_run_folder
 from raysr.spec import TrialSpec
-from raysr.train import Reporter, check_trials, run_trial, train_worker
-from raysr.trial import Trial, unfinished_row
-from raysr.world import World
-
-_ORDER = 7
-"""Of the random numbers that shuffle the trials."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """How the cluster is shared out."""
-
-    use_gpu: bool
-    workers_per_trial: int
-    cpus_per_worker: int
-    max_concurrent: int
-    accelerator: str | None = None
-    """Model of GPU that every worker needs."""
-
-    @property
-    def per_worker(self) -> dict[str, float]:
-        """For Ray's scheduler."""
-        return {"CPU": float(self.cpus_per_worker), **({"GPU": 1.0} if self.use_gpu else {}), **self.model}
-
-    @property
-    def model(self) -> dict[str, float]:
-        """A token of the resource by which Ray knows the model of GPU."""
-        return {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}
+from raysr.train import check_trials
 
 
 def compare(config: CompareConfig, console: Console) -> Outcome:
@@ -92,11 +42,11 @@ def _begin(config: CompareConfig, console: Console) -> Outcome:
     run = new_run_folder(config.out, config.preset, now().strftime("%Y%m%d-%H%M%S"))
     console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
     start_ray()
-    resources = _share_out(config)
+    resources = share_out(config)
     specs = _specs(config, run, _data(config, run, console), budget, price)
     RunInfo(
         preset=config.preset,
-        device=_device_name(resources),
+        device=trial_device(resources),
         notional=not resources.use_gpu,
         perceptual=perceptual,
         alex=alex,
@@ -115,14 +65,14 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
     if perceptual.weights_sha256 != old.info["perceptual"]["weights_sha256"]:
         raise ValueError(f"the perceptual weights have changed since {old.run} began: {perceptual.weights_sha256}")
     start_ray()
-    resources = _share_out(old.config)
-    device = _device_name(resources)
+    resources = share_out(old.config)
+    device = trial_device(resources)
     if device != old.info["device"]:
         raise ValueError(f"{old.run} was begun on {old.info['device']}, and this is {device}: seconds do not compare")
     specs = _specs(old.config, old.run, old.data, old.budget, old.price)
     check_trials(specs, old.config.workers_per_trial)
     old.note(now().isoformat(timespec="seconds"))
-    left = sum(_row(spec) is None for spec in specs)
+    left = sum(ended_row(spec) is None for spec in specs)
     console.print(f"run folder: {old.run}: {left} of {len(specs)} trials to go", soft_wrap=True, highlight=False)
     return _finish(specs, resources, console, perceptual)
 
@@ -145,13 +95,9 @@ def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Pr
     ]
 
 
-def _row(spec: TrialSpec) -> TrialRow | None:
-    return TrialFiles(spec.run, spec.arch, spec.seed).read_row()
-
-
 def _finish(specs: list[TrialSpec], resources: Resources, console: Console, perceptual: PerceptualInfo) -> Outcome:
     """Run what has not ended yet, and gather everything."""
-    rows, interrupted = _run_all(specs, resources, console, perceptual)
+    rows, interrupted = run_all(specs, resources, console, perceptual)
     gather(specs[0].run, rows)
     first = next((row.error for row in rows if row.status == "failed"), None)
     return Outcome(Run.read(specs[0].run), first, interrupted)
@@ -168,164 +114,3 @@ def _data(config: CompareConfig, run: str, console: Console) -> str:
         highlight=False,
     )
     return data
-
-
-def _share_out(config: CompareConfig) -> Resources:
-    devices = cluster_devices()
-    use_gpu = devices["GPU"] > 0 if config.device == "auto" else config.device == "cuda"
-    available = int(devices["GPU"] if use_gpu else devices["CPU"])
-    if config.workers_per_trial > available:
-        kind = "GPUs" if use_gpu else "CPUs"
-        raise ValueError(f"--workers-per-trial {config.workers_per_trial}, but the cluster has {available} {kind}")
-    most = available // config.workers_per_trial
-    concurrent = min(config.max_concurrent or (most if use_gpu else 1), most)
-    cpus = cpus_for_each(cluster_nodes(), workers=concurrent * config.workers_per_trial, use_gpu=use_gpu)
-    accelerator = choose_accelerator(cluster_accelerators(), config.accelerator) if use_gpu else None
-    return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator)
-
-
-def _device_name(resources: Resources) -> str:
-    """The name of what trains: a worker's device, which the driver's machine need not have."""
-    task: Any = ray.remote(device_name)
-    kind = "cuda" if resources.use_gpu else "cpu"
-    return ray.get(task.options(num_cpus=1, num_gpus=int(resources.use_gpu), resources=resources.model).remote(kind))
-
-
-def _run_all(
-    specs: list[TrialSpec], resources: Resources, console: Console, perceptual: PerceptualInfo
-) -> tuple[list[TrialRow], bool]:
-    """Run every trial; returns a row for each, and whether the user stopped the comparison."""
-    actor: Any = ray.remote(Board)
-    board = actor.options(num_cpus=0).remote()
-
-    def snapshot() -> Snapshot:
-        try:
-            return ray.get(board.snapshot.remote(), timeout=5)
-        except (ray.exceptions.RayError, TimeoutError):
-            return Snapshot([], [])  # the board went down with the cluster: the trials' own errors tell why
-
-    errors: dict[tuple[str, int], str] = {}
-    interrupted = False
-    todo = [spec for spec in specs if _row(spec) is None]
-    with ProgressDisplay(snapshot, console, len(todo), perceptual.name):
-        try:
-            for spec in todo:
-                if spec.untrained:
-                    errors |= _score_untrained(spec, resources, board)
-            errors |= _tune([spec for spec in todo if not spec.untrained], resources, board)
-        except KeyboardInterrupt:
-            interrupted = True
-    rows: list[TrialRow] = []
-    for spec in specs:
-        row, error = _row(spec), errors.get((spec.arch, spec.seed))
-        if error is not None:
-            row = unfinished_row(spec, "failed", error, perceptual.name)
-        elif row is None:
-            # Tune itself takes the first Ctrl-C: it stops its trials and returns.
-            interrupted = True
-            row = unfinished_row(spec, "interrupted", "stopped before its end", perceptual.name)
-        rows.append(row)
-    return rows, interrupted
-
-
-def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[tuple[str, int], str]:
-    """Score a network without parameters where the others train, outside Tune: it spends nothing.
-
-    Returns its error if it failed.
-    """
-
-    def work() -> None:
-        device = torch.device("cuda" if resources.use_gpu else "cpu")
-        run_trial(Trial(spec, World(device=device)), Reporter(board.update.remote))
-
-    task: Any = ray.remote(work)
-    try:
-        options = {"num_gpus": int(resources.use_gpu), "resources": resources.model}
-        ray.get(task.options(num_cpus=resources.cpus_per_worker, **options).remote())
-    except ray.exceptions.RayError as error:
-        return {(spec.arch, spec.seed): str(error).strip()}
-    return {}
-
-
-def _tune(specs: list[TrialSpec], resources: Resources, board: Any) -> dict[tuple[str, int], str]:
-    """Run the trials; returns the errors of those that failed."""
-    if not specs:
-        return {}
-    run = specs[0].run
-    # In random order, so that a machine that slows down over the hours does not always meet the same architecture.
-    order = np.random.default_rng([_ORDER, len(specs)]).permutation(len(specs))
-    shuffled = [specs[i] for i in order]
-    # A store for each driver: what a killed one left of Ray's own state is never read again, ours is.
-    store = storage.join(run, "ray", now().strftime("%Y%m%d-%H%M%S-%f"))
-    tuner = ray.tune.Tuner(
-        # A trial only waits for its workers: a token of memory keeps it from taking a CPU away from them.
-        ray.tune.with_resources(_driver(specs, resources, store, board), {"memory": 1_000_000}),
-        param_space={"trial": ray.tune.grid_search([{"arch": s.arch, "seed": s.seed} for s in shuffled])},
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=resources.max_concurrent),
-        run_config=ray.tune.RunConfig(
-            name="tune", storage_path=store, verbose=0, callbacks=[TensorBoard(storage.join(run, "tensorboard"))]
-        ),
-    )
-    errors: dict[tuple[str, int], str] = {}
-    for result in tuner.fit():
-        trial = (result.config or {}).get("trial")
-        if result.error is not None and trial is not None:
-            errors[trial["arch"], trial["seed"]] = str(result.error).strip()
-    return errors
-
-
-def _driver(specs: list[TrialSpec], resources: Resources, store: str, board: Any) -> Callable[[dict[str, Any]], None]:
-    """The Tune trial: a Ray Train run that reports through it."""
-    by_name = {(spec.arch, spec.seed): spec for spec in specs}
-
-    def drive(config: dict[str, Any]) -> None:
-        spec = by_name[config["trial"]["arch"], config["trial"]["seed"]]
-        os.environ.update(QUIET)
-        TorchTrainer(
-            train_worker,
-            train_loop_config={"spec": spec, "board": board},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.workers_per_trial,
-                use_gpu=resources.use_gpu,
-                resources_per_worker=resources.per_worker,
-            ),
-            run_config=ray.train.RunConfig(
-                name=f"{spec.arch}-{spec.seed}",
-                storage_path=store,
-                callbacks=[TuneReportCallback()],
-                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=3),
-            ),
-        ).fit()
-
-    return drive
-
-
-class TensorBoard(ray.tune.Callback):
-    """Writes each validation as the trials report it, by trial, in `folder`."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        # An object store takes whole files: they are written here and copied at the end.
-        self.local = tempfile.mkdtemp(prefix="raysr-tensorboard-") if "://" in folder else folder
-        self.writers: dict[str, SummaryWriter] = {}
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Called by Tune in the driver."""
-        names = trial.config["trial"]
-        name = f"{names['arch']}-{names['seed']}"
-        if name not in self.writers:
-            self.writers[name] = SummaryWriter(storage.join(self.local, name))
-        for key in ("perceptual", "charged_usd"):
-            if result.get(key) is not None:
-                self.writers[name].add_scalar(key, result[key], result["step"])
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Close the files, and take them to where the run is."""
-        for writer in self.writers.values():
-            writer.close()
-        if self.local != self.folder:
-            for file in sorted(path for path in Path(self.local).rglob("*") if path.is_file()):
-                storage.write_bytes(storage.join(self.folder, *file.relative_to(self.local).parts), file.read_bytes())
-            shutil.rmtree(self.local)

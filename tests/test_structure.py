@@ -34,6 +34,7 @@ ORDER = [
         "train",
         "presets",
         "resume",
+        "launch",
         "compare",
         "statistics",
         "standings",
@@ -45,8 +46,8 @@ ORDER = [
 ]
 """A module imports only from those before it."""
 
-RAY = {"ray.train": {"train", "compare"}, "ray.tune": {"compare"}, "ray.data": {"prepare"}}
-"""Who may know a part of Ray. compare.py only hands train.py's worker to Ray Train's trainer."""
+RAY = {"ray.train": {"train", "launch"}, "ray.tune": {"launch"}, "ray.data": {"prepare"}}
+"""Who may know a part of Ray. launch.py only hands train.py's worker to Ray Train's trainer."""
 
 
 def modules() -> list[Path]:

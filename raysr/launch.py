@@ -1,0 +1,231 @@
+"""Trials on a Ray cluster: Ray Tune schedules them, Ray Train trains each."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.exceptions
+import ray.train
+import ray.tune
+import torch
+from ray.train.torch import TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+from rich.console import Console
+from tensorboardX import SummaryWriter
+
+from raysr import storage
+from raysr.cluster import (
+    QUIET,
+    choose_accelerator,
+    cluster_accelerators,
+    cluster_devices,
+    cluster_nodes,
+    cpus_for_each,
+)
+from raysr.losses import PerceptualInfo
+from raysr.presets import CompareConfig
+from raysr.progress import Board, ProgressDisplay, Snapshot
+from raysr.provenance import device_name, now
+from raysr.runs import TrialFiles, TrialRow
+from raysr.spec import TrialSpec
+from raysr.train import Reporter, run_trial, train_worker
+from raysr.trial import Trial, unfinished_row
+from raysr.world import World
+
+_ORDER = 7
+"""Of the random numbers that shuffle the trials."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How the cluster is shared out."""
+
+    use_gpu: bool
+    workers_per_trial: int
+    cpus_per_worker: int
+    max_concurrent: int
+    accelerator: str | None = None
+    """Model of GPU that every worker needs."""
+
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """For Ray's scheduler."""
+        return {"CPU": float(self.cpus_per_worker), **({"GPU": 1.0} if self.use_gpu else {}), **self.model}
+
+    @property
+    def model(self) -> dict[str, float]:
+        """A token of the resource by which Ray knows the model of GPU."""
+        return {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}
+
+
+def share_out(config: CompareConfig) -> Resources:
+    """How the cluster is shared out among the trials of `config`. Raises ValueError for more than it has."""
+    devices = cluster_devices()
+    use_gpu = devices["GPU"] > 0 if config.device == "auto" else config.device == "cuda"
+    available = int(devices["GPU"] if use_gpu else devices["CPU"])
+    if config.workers_per_trial > available:
+        kind = "GPUs" if use_gpu else "CPUs"
+        raise ValueError(f"--workers-per-trial {config.workers_per_trial}, but the cluster has {available} {kind}")
+    most = available // config.workers_per_trial
+    concurrent = min(config.max_concurrent or (most if use_gpu else 1), most)
+    cpus = cpus_for_each(cluster_nodes(), workers=concurrent * config.workers_per_trial, use_gpu=use_gpu)
+    accelerator = choose_accelerator(cluster_accelerators(), config.accelerator) if use_gpu else None
+    return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator)
+
+
+def trial_device(resources: Resources) -> str:
+    """The name of what trains: a worker's device, which the driver's machine need not have."""
+    task: Any = ray.remote(device_name)
+    kind = "cuda" if resources.use_gpu else "cpu"
+    return ray.get(task.options(num_cpus=1, num_gpus=int(resources.use_gpu), resources=resources.model).remote(kind))
+
+
+def ended_row(spec: TrialSpec) -> TrialRow | None:
+    """The row of a trial that has ended; None of one that has not."""
+    return TrialFiles(spec.run, spec.arch, spec.seed).read_row()
+
+
+def run_all(
+    specs: list[TrialSpec], resources: Resources, console: Console, perceptual: PerceptualInfo
+) -> tuple[list[TrialRow], bool]:
+    """Run every trial; returns a row for each, and whether the user stopped the comparison."""
+    actor: Any = ray.remote(Board)
+    board = actor.options(num_cpus=0).remote()
+
+    def snapshot() -> Snapshot:
+        try:
+            return ray.get(board.snapshot.remote(), timeout=5)
+        except (ray.exceptions.RayError, TimeoutError):
+            return Snapshot([], [])  # the board went down with the cluster: the trials' own errors tell why
+
+    errors: dict[tuple[str, int], str] = {}
+    interrupted = False
+    todo = [spec for spec in specs if ended_row(spec) is None]
+    with ProgressDisplay(snapshot, console, len(todo), perceptual.name):
+        try:
+            for spec in todo:
+                if spec.untrained:
+                    errors |= _score_untrained(spec, resources, board)
+            errors |= _tune([spec for spec in todo if not spec.untrained], resources, board)
+        except KeyboardInterrupt:
+            interrupted = True
+    rows: list[TrialRow] = []
+    for spec in specs:
+        row, error = ended_row(spec), errors.get((spec.arch, spec.seed))
+        if error is not None:
+            row = unfinished_row(spec, "failed", error, perceptual.name)
+        elif row is None:
+            # Tune itself takes the first Ctrl-C: it stops its trials and returns.
+            interrupted = True
+            row = unfinished_row(spec, "interrupted", "stopped before its end", perceptual.name)
+        rows.append(row)
+    return rows, interrupted
+
+
+def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[tuple[str, int], str]:
+    """Score a network without parameters where the others train, outside Tune: it spends nothing.
+
+    Returns its error if it failed.
+    """
+
+    def work() -> None:
+        device = torch.device("cuda" if resources.use_gpu else "cpu")
+        run_trial(Trial(spec, World(device=device)), Reporter(board.update.remote))
+
+    task: Any = ray.remote(work)
+    try:
+        options = {"num_gpus": int(resources.use_gpu), "resources": resources.model}
+        ray.get(task.options(num_cpus=resources.cpus_per_worker, **options).remote())
+    except ray.exceptions.RayError as error:
+        return {(spec.arch, spec.seed): str(error).strip()}
+    return {}
+
+
+def _tune(specs: list[TrialSpec], resources: Resources, board: Any) -> dict[tuple[str, int], str]:
+    """Run the trials; returns the errors of those that failed."""
+    if not specs:
+        return {}
+    run = specs[0].run
+    # In random order, so that a machine that slows down over the hours does not always meet the same architecture.
+    order = np.random.default_rng([_ORDER, len(specs)]).permutation(len(specs))
+    shuffled = [specs[i] for i in order]
+    # A store for each driver: what a killed one left of Ray's own state is never read again, ours is.
+    store = storage.join(run, "ray", now().strftime("%Y%m%d-%H%M%S-%f"))
+    tuner = ray.tune.Tuner(
+        # A trial only waits for its workers: a token of memory keeps it from taking a CPU away from them.
+        ray.tune.with_resources(_driver(specs, resources, store, board), {"memory": 1_000_000}),
+        param_space={"trial": ray.tune.grid_search([{"arch": s.arch, "seed": s.seed} for s in shuffled])},
+        tune_config=ray.tune.TuneConfig(max_concurrent_trials=resources.max_concurrent),
+        run_config=ray.tune.RunConfig(
+            name="tune", storage_path=store, verbose=0, callbacks=[TensorBoard(storage.join(run, "tensorboard"))]
+        ),
+    )
+    errors: dict[tuple[str, int], str] = {}
+    for result in tuner.fit():
+        trial = (result.config or {}).get("trial")
+        if result.error is not None and trial is not None:
+            errors[trial["arch"], trial["seed"]] = str(result.error).strip()
+    return errors
+
+
+def _driver(specs: list[TrialSpec], resources: Resources, store: str, board: Any) -> Callable[[dict[str, Any]], None]:
+    """The Tune trial: a Ray Train run that reports through it."""
+    by_name = {(spec.arch, spec.seed): spec for spec in specs}
+
+    def drive(config: dict[str, Any]) -> None:
+        spec = by_name[config["trial"]["arch"], config["trial"]["seed"]]
+        os.environ.update(QUIET)
+        TorchTrainer(
+            train_worker,
+            train_loop_config={"spec": spec, "board": board},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=resources.workers_per_trial,
+                use_gpu=resources.use_gpu,
+                resources_per_worker=resources.per_worker,
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"{spec.arch}-{spec.seed}",
+                storage_path=store,
+                callbacks=[TuneReportCallback()],
+                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=3),
+            ),
+        ).fit()
+
+    return drive
+
+
+class TensorBoard(ray.tune.Callback):
+    """Writes each validation as the trials report it, by trial, in `folder`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        # An object store takes whole files: they are written here and copied at the end.
+        self.local = tempfile.mkdtemp(prefix="raysr-tensorboard-") if "://" in folder else folder
+        self.writers: dict[str, SummaryWriter] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Called by Tune in the driver."""
+        names = trial.config["trial"]
+        name = f"{names['arch']}-{names['seed']}"
+        if name not in self.writers:
+            self.writers[name] = SummaryWriter(storage.join(self.local, name))
+        for key in ("perceptual", "charged_usd"):
+            if result.get(key) is not None:
+                self.writers[name].add_scalar(key, result[key], result["step"])
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Close the files, and take them to where the run is."""
+        for writer in self.writers.values():
+            writer.close()
+        if self.local != self.folder:
+            for file in sorted(path for path in Path(self.local).rglob("*") if path.is_file()):
+                storage.write_bytes(storage.join(self.folder, *file.relative_to(self.local).parts), file.read_bytes())
+            shutil.rmtree(self.local)
