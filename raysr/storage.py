@@ -103,8 +103,7 @@ def read_lines(location: str) -> list[str]:
     if info.type == fs.FileType.File:
         text = read_bytes(location).decode(errors="replace")
         return [line for line in text.split("\n")[:-1] if not line.endswith("\r")]
-    names = sorted(entry.base_name for entry in store.get_file_info(fs.FileSelector(path)) if entry.is_file)
-    return [read_bytes(join(location, name)).decode() for name in names]
+    return [read_bytes(join(location, name)).decode() for name in children(location)]
 
 
 def last_line(location: str) -> str | None:
@@ -112,8 +111,15 @@ def last_line(location: str) -> str | None:
     store, path = filesystem(location)
     if store.get_file_info(path).type != fs.FileType.Directory:
         return next(reversed(read_lines(location)), None)
-    names = [entry.base_name for entry in store.get_file_info(fs.FileSelector(path)) if entry.is_file]
-    return read_bytes(join(location, max(names))).decode() if names else None
+    names = children(location)
+    return read_bytes(join(location, names[-1])).decode() if names else None
+
+
+def children(location: str) -> list[str]:
+    """Names of the files and folders in a folder, sorted; none where there is no folder."""
+    store, path = filesystem(location)
+    found = store.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(entry.base_name for entry in found)
 
 
 def _ends_a_line(stream: BinaryIO) -> bool:
