@@ -16,7 +16,7 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("stopped before the first trial; nothing was spent", code=130)
+        fail("stopped before the first trial; a run that has begun goes on with --resume", code=130)
     report = write_report(outcome.run)
     print_table(outcome.run, console)
     console.print(f"\nreport: {report}", soft_wrap=True, highlight=False)

@@ -1,24 +1,29 @@
 """The comparison: one trial per architecture and seed, and every trial spends the same."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 
 from rich.console import Console
 
 from raysr import storage
+from raysr.calibration import Calibration, Timing, conditions
 from raysr.cluster import start_ray
-from raysr.cost import Budget, Price
-from raysr.launch import Resources, ended_row, run_all, share_out, trial_device
+from raysr.cost import Budget, Price, format_usd
+from raysr.launch import Resources, ended_row, run_all, share_out, time_all, trial_device
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
 from raysr.prepare import PrepareConfig, prepare
-from raysr.presets import DEMO_GEOMETRY, CompareConfig, chosen_budget
+from raysr.presets import DEMO_GEOMETRY, CompareConfig, SearchConfig, chosen_budget
 from raysr.prices import find_price
 from raysr.provenance import RunInfo, now
 from raysr.resume import read_resumed
-from raysr.runs import Outcome, Run, gather, new_run_folder
+from raysr.runs import Outcome, Run, TrialFiles, amend, gather, new_run_folder
+from raysr.search import Found, check_search, find_settings, searched
 from raysr.spec import TrialSpec
 from raysr.train import check_trials
+
+CALIBRATION = "calibration.json"
+"""In the run's folder."""
 
 
 def compare(config: CompareConfig, console: Console) -> Outcome:
@@ -44,18 +49,28 @@ def _begin(config: CompareConfig, console: Console) -> Outcome:
     start_ray()
     resources = share_out(config)
     specs = _specs(config, run, _data(config, run, console), budget, price)
+    device = trial_device(resources)
+    if config.search.usd is not None:
+        check_search(config.search, specs, resources.workers_per_trial)
+    given = None
+    if config.calibration is not None:
+        given = Calibration.read(storage.absolute(config.calibration))
+        given.check(specs, device, asdict(resources), config.calibration)
+    figure_image_id = check_trials(specs, config.workers_per_trial)
+    if given is not None:
+        given.write(storage.join(run, CALIBRATION), specs)
     RunInfo(
         preset=config.preset,
-        device=trial_device(resources),
+        device=device,
         notional=not resources.use_gpu,
         perceptual=perceptual,
         alex=alex,
         specs=specs,
         config=config,
         resources=asdict(resources),
-        figure_image_id=check_trials(specs, config.workers_per_trial),
+        figure_image_id=figure_image_id,
     ).write()
-    return _finish(specs, resources, console, perceptual)
+    return _finish(config, specs, resources, console, perceptual)
 
 
 def _resume(config: CompareConfig, console: Console) -> Outcome:
@@ -74,11 +89,11 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
     old.note(now().isoformat(timespec="seconds"))
     left = sum(ended_row(spec) is None for spec in specs)
     console.print(f"run folder: {old.run}: {left} of {len(specs)} trials to go", soft_wrap=True, highlight=False)
-    return _finish(specs, resources, console, perceptual)
+    return _finish(old.config, specs, resources, console, perceptual)
 
 
 def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Price) -> list[TrialSpec]:
-    return [
+    every = [
         TrialSpec(
             arch=arch,
             seed=seed,
@@ -89,18 +104,100 @@ def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Pr
             train=config.train,
             charged=config.charged,
             tolerance=config.tolerance,
+            checkpoint_every_s=config.checkpoint_every_s,
         )
         for seed, arch in product(range(config.seeds), config.archs)
-        if seed == 0 or arch != "bicubic"
     ]
+    return [spec for spec in every if spec.seed == 0 or not spec.untrained]
 
 
-def _finish(specs: list[TrialSpec], resources: Resources, console: Console, perceptual: PerceptualInfo) -> Outcome:
+def _finish(
+    config: CompareConfig, specs: list[TrialSpec], resources: Resources, console: Console, perceptual: PerceptualInfo
+) -> Outcome:
     """Run what has not ended yet, and gather everything."""
-    rows, interrupted = run_all(specs, resources, console, perceptual)
-    gather(specs[0].run, rows)
+    run = specs[0].run
+    broken: dict[tuple[str, int], str] = {}
+    if config.search.usd is not None:
+        specs, broken = _search(specs, config.search, resources, console)
+    if config.calibrated:
+        specs, broken = _freeze(specs, broken, resources, console)
+    rows, interrupted = run_all(specs, resources, console, perceptual, broken)
+    gather(run, rows)
     first = next((row.error for row in rows if row.status == "failed"), None)
-    return Outcome(Run.read(specs[0].run), first, interrupted)
+    return Outcome(Run.read(run), first, interrupted)
+
+
+def _search(
+    specs: list[TrialSpec], search: SearchConfig, resources: Resources, console: Console
+) -> tuple[list[TrialSpec], dict[tuple[str, int], str]]:
+    """`specs` with the settings that each architecture's search found, and the errors of those that found none."""
+    found: dict[str, Found] = {}
+    broken: dict[tuple[str, int], str] = {}
+    for arch, spec in {spec.arch: spec for spec in reversed(specs) if not spec.untrained}.items():
+        if not searched(spec):
+            console.print(f"{arch}: searching its settings with {format_usd(search.usd or 0)}", highlight=False)
+        try:
+            found[arch] = find_settings(spec, search, resources)
+        except RuntimeError as error:
+            broken |= {(one.arch, one.seed): str(error) for one in specs if one.arch == arch}
+            continue
+        one = found[arch]
+        settings = ", ".join(f"{name} {value}" for name, value in one.settings.items())
+        line = f"{arch}: {len(one.tried)} configurations tried for {format_usd(one.charged_usd)}: {settings}"
+        console.print(line, soft_wrap=True, highlight=False)
+    amend(specs[0].run, search={arch: asdict(one) | {"settings": one.settings} for arch, one in found.items()})
+    return [
+        replace(spec, train=replace(spec.train, **found[spec.arch].settings)) if spec.arch in found else spec
+        for spec in specs
+    ], broken
+
+
+def _freeze(
+    specs: list[TrialSpec], broken: dict[tuple[str, int], str], resources: Resources, console: Console
+) -> tuple[list[TrialSpec], dict[tuple[str, int], str]]:
+    """`specs` at the frozen cost in the run's `calibration.json`, where it is there, else timed now.
+
+    Returns also the errors of the trials that cannot be run: the `broken` ones, and those whose network could not be
+    timed, or whose step costs more than the budget.
+    """
+    run = specs[0].run
+    location = storage.join(run, CALIBRATION)
+    known = Calibration.read(location) if storage.exists(location) else Calibration({}, {})
+    able = [spec for spec in specs if not spec.untrained and (spec.arch, spec.seed) not in broken]
+    missing = {spec.arch: spec for spec in reversed(able) if spec.arch not in known.timings}
+    if missing:
+        console.print(f"timing the steps of {', '.join(missing)}", soft_wrap=True, highlight=False)
+    errors = time_all(list(missing.values()), resources)
+    device = trial_device(resources)
+    for arch, spec in missing.items():
+        timing = TrialFiles(run, arch, spec.seed).read_timing()
+        if timing is not None:
+            known = known.with_timing(Timing(**timing), conditions(spec, device, asdict(resources)))
+        elif (arch, spec.seed) not in errors:
+            raise KeyboardInterrupt  # Tune itself takes the first Ctrl-C: it stops its trials and returns
+    known.write(location, specs)
+    seconds = sum(
+        known.timings[spec.arch].spent_seconds for spec in able if spec.seed == 0 and spec.arch in known.timings
+    )
+    amend(run, timing_seconds=seconds)
+    broken = dict(broken)
+    for spec in known.freeze(able):
+        if spec.frozen is None:
+            error = errors[spec.arch, missing[spec.arch].seed]
+            broken[spec.arch, spec.seed] = f"its steps could not be timed: {error}"
+        elif not spec.frozen_steps:
+            broken[spec.arch, spec.seed] = (
+                f"the budget pays for no step of {spec.arch}, whose first takes {spec.frozen.seconds(1):.3g} "
+                "accelerator-seconds; give more"
+            )
+        elif spec.seed == 0:
+            console.print(
+                f"{spec.arch}: {spec.frozen_steps} steps of {spec.frozen.step_seconds:.4g} s, and "
+                f"{spec.frozen.start_seconds:.3g} s to start",
+                soft_wrap=True,
+                highlight=False,
+            )
+    return known.freeze(specs), broken
 
 
 def _data(config: CompareConfig, run: str, console: Console) -> str:

@@ -38,6 +38,10 @@ class Price:
         """Dollars for that many seconds of one accelerator."""
         return accelerator_seconds * self.usd_per_hour / 3600
 
+    def seconds(self, usd: float) -> float:
+        """Seconds of one accelerator that so many dollars pay for."""
+        return usd * 3600 / self.usd_per_hour
+
 
 DEFAULT_PRICE = Price(
     usd_per_hour=0.27,
@@ -106,6 +110,30 @@ class Budget:
             )
         return steps
 
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """What training one network costs, timed once and then frozen; in seconds over all of a trial's accelerators."""
+
+    start_seconds: float
+    """What the first steps take longer than later ones: warm-up and compilation, once a trial."""
+    step_seconds: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.step_seconds < math.inf and 0 <= self.start_seconds < math.inf):
+            raise ValueError(f"a step must take more than 0 seconds and its start at least 0, got {self}")
+
+    def seconds(self, steps: int) -> float:
+        """Of `steps` steps from the first one on."""
+        return self.start_seconds + steps * self.step_seconds if steps else 0.0
+
+    def steps(self, seconds: float) -> int:
+        """How many whole steps `seconds` pay for."""
+        return max(0, math.floor((seconds - self.start_seconds) / self.step_seconds + ROUNDING))
+
+
+ROUNDING = 1e-9
+"""Sums of dollars carry rounding errors: so much of a step is forgiven."""
 
 PAPER_BUDGET = Budget(usd=5.20)
 """What the paper paid for its Inverted U-Net; it paid $5.60 for each of the other two."""

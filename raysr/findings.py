@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from raysr.cost import format_usd
+from raysr.cost import Price, format_usd
 from raysr.models import find_architecture
 from raysr.runs import Run, TrialRow
 from raysr.standings import METRICS, QualityAt, Standing, fast_front, paired, quality, standings, winner
 from raysr.statistics import LEVEL, Difference, Estimate
+
+CLOCK_SLACK = 0.1
+"""So far may the clock lie from the frozen cost of a calibrated trial without a warning."""
 
 FEW_STEPS = 100
 """A budget of fewer steps cannot be met to within 1 %."""
@@ -62,7 +66,9 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
             f"{name} is not LPIPS on the published weights: it ranks the networks of this run, and cannot be compared "
             "with published values."
         )
-    if info["config"]["train"].get("schedule") == "cosine":
+    searched: dict[str, Any] = info.get("search", {})
+    schedules = [one["settings"]["schedule"] for one in searched.values()]
+    if "cosine" in [info["config"]["train"].get("schedule"), *schedules]:
         said.append(
             "The learning rate falls to 0 at the end of the budget: the curve before 100 % is not what a smaller "
             "budget would have given."
@@ -71,6 +77,14 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
     if coarse:
         names = listed([find_architecture(arch).title for arch in coarse])
         said.append(f"The budget paid fewer than {FEW_STEPS} steps of {names}: it is equal to a step, not to 1 %.")
+    said += [
+        f"{find_architecture(arch).title}, before these runs and apart from their budget, had "
+        f"{format_usd(info['config']['search']['usd'])} to search its settings with: {one['settings']}, the best of "
+        f"{len(one['tried'])} configurations on {one['judged_on']} training photographs set apart "
+        f"({format_usd(one['charged_usd'])} charged, {format_usd(one['billed_usd'])} with everything)."
+        for arch, one in searched.items()
+    ]
+    said += _off_the_clock(run)
     if "charged_price" in info:
         said.append(
             f"Counterfactual: the run was charged at ${info['charged_price']['usd_per_hour']} an hour; these are the "
@@ -114,6 +128,33 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
         said = [f"{leader.title} wins {money}: {score}, and luck does not explain its lead over any other."]
     said += _how_sure(rows)
     return said + _disagreements(rows, leader, pairs)
+
+
+def _off_the_clock(run: Run) -> list[str]:
+    """In calibrated mode: how the charge was made, and where the clock does not agree."""
+    if not _calibrated(run):
+        return []
+    timing = format_usd(Price(**run.info["price"]).usd(run.info["timing_seconds"]))
+    said = [
+        "Calibrated: every seed took the steps that its architecture's frozen cost of a step gave it. The timing cost "
+        f"{timing}, which no trial pays."
+    ]
+    off = [
+        f"{trial.arch} seed {trial.seed} {trial.metered_usd / trial.charged_usd - 1:+.0%}"
+        for trial in run.trials
+        if trial.metered_usd and trial.charged_usd and abs(trial.metered_usd / trial.charged_usd - 1) > CLOCK_SLACK
+    ]
+    if off:
+        said.append(
+            f"Warning: the clock disagrees with the frozen cost by more than {CLOCK_SLACK:.0%} for {listed(off)}: the "
+            "machine was busier or freer than when the steps were timed, and in seconds the trials were not equal."
+        )
+    return said
+
+
+def _calibrated(run: Run) -> bool:
+    config = run.info["config"]
+    return config.get("mode") == "calibrated" or config.get("calibration") is not None
 
 
 def _budget_in_words(run: Run) -> str:

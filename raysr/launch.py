@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from raysr.losses import PerceptualInfo
 from raysr.presets import CompareConfig
 from raysr.progress import Board, ProgressDisplay, Snapshot
 from raysr.provenance import device_name, now
-from raysr.runs import TrialFiles, TrialRow
-from raysr.spec import TrialSpec
-from raysr.train import Reporter, run_trial, train_worker
-from raysr.trial import Trial, unfinished_row
+from raysr.runs import TrialFiles, TrialRow, unfinished_row
+from raysr.spec import TrialSpec, trial_name
+from raysr.train import Reporter, calibration_worker, run_trial, train_worker
+from raysr.trial import Trial
 from raysr.world import World
 
 _ORDER = 7
@@ -92,9 +92,16 @@ def ended_row(spec: TrialSpec) -> TrialRow | None:
 
 
 def run_all(
-    specs: list[TrialSpec], resources: Resources, console: Console, perceptual: PerceptualInfo
+    specs: list[TrialSpec],
+    resources: Resources,
+    console: Console,
+    perceptual: PerceptualInfo,
+    broken: Mapping[tuple[str, int], str],
 ) -> tuple[list[TrialRow], bool]:
-    """Run every trial; returns a row for each, and whether the user stopped the comparison."""
+    """Run every trial but the `broken` ones, which have failed before with that error.
+
+    Returns a row for each, and whether the user stopped the comparison.
+    """
     actor: Any = ray.remote(Board)
     board = actor.options(num_cpus=0).remote()
 
@@ -104,15 +111,16 @@ def run_all(
         except (ray.exceptions.RayError, TimeoutError):
             return Snapshot([], [])  # the board went down with the cluster: the trials' own errors tell why
 
-    errors: dict[tuple[str, int], str] = {}
+    errors = dict(broken)
     interrupted = False
-    todo = [spec for spec in specs if ended_row(spec) is None]
+    todo = [spec for spec in specs if (spec.arch, spec.seed) not in broken and ended_row(spec) is None]
     with ProgressDisplay(snapshot, console, len(todo), perceptual.name):
         try:
             for spec in todo:
                 if spec.untrained:
                     errors |= _score_untrained(spec, resources, board)
-            errors |= _tune([spec for spec in todo if not spec.untrained], resources, board)
+            trained = [spec for spec in todo if not spec.untrained]
+            errors |= _tune(trained, resources, train_worker, {"board": board})
         except KeyboardInterrupt:
             interrupted = True
     rows: list[TrialRow] = []
@@ -126,6 +134,11 @@ def run_all(
             row = unfinished_row(spec, "interrupted", "stopped before its end", perceptual.name)
         rows.append(row)
     return rows, interrupted
+
+
+def time_all(specs: list[TrialSpec], resources: Resources) -> dict[tuple[str, int], str]:
+    """Time the steps of each of `specs` as its trial will run; returns the errors of those that failed."""
+    return _tune(specs, resources, calibration_worker, {})
 
 
 def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[tuple[str, int], str]:
@@ -147,8 +160,14 @@ def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[
     return {}
 
 
-def _tune(specs: list[TrialSpec], resources: Resources, board: Any) -> dict[tuple[str, int], str]:
-    """Run the trials; returns the errors of those that failed."""
+Worker = Callable[[dict[str, Any]], None]
+"""What runs in each Ray Train worker."""
+
+
+def _tune(
+    specs: list[TrialSpec], resources: Resources, worker: Worker, extra: dict[str, Any]
+) -> dict[tuple[str, int], str]:
+    """Run `worker` for each of `specs`, with `extra` in its configuration; returns the errors of those that failed."""
     if not specs:
         return {}
     run = specs[0].run
@@ -159,7 +178,7 @@ def _tune(specs: list[TrialSpec], resources: Resources, board: Any) -> dict[tupl
     store = storage.join(run, "ray", now().strftime("%Y%m%d-%H%M%S-%f"))
     tuner = ray.tune.Tuner(
         # A trial only waits for its workers: a token of memory keeps it from taking a CPU away from them.
-        ray.tune.with_resources(_driver(specs, resources, store, board), {"memory": 1_000_000}),
+        ray.tune.with_resources(_driver(specs, resources, store, worker, extra), {"memory": 1_000_000}),
         param_space={"trial": ray.tune.grid_search([{"arch": s.arch, "seed": s.seed} for s in shuffled])},
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=resources.max_concurrent),
         run_config=ray.tune.RunConfig(
@@ -174,7 +193,9 @@ def _tune(specs: list[TrialSpec], resources: Resources, board: Any) -> dict[tupl
     return errors
 
 
-def _driver(specs: list[TrialSpec], resources: Resources, store: str, board: Any) -> Callable[[dict[str, Any]], None]:
+def _driver(
+    specs: list[TrialSpec], resources: Resources, store: str, worker: Worker, extra: dict[str, Any]
+) -> Callable[[dict[str, Any]], None]:
     """The Tune trial: a Ray Train run that reports through it."""
     by_name = {(spec.arch, spec.seed): spec for spec in specs}
 
@@ -182,15 +203,15 @@ def _driver(specs: list[TrialSpec], resources: Resources, store: str, board: Any
         spec = by_name[config["trial"]["arch"], config["trial"]["seed"]]
         os.environ.update(QUIET)
         TorchTrainer(
-            train_worker,
-            train_loop_config={"spec": spec, "board": board},
+            worker,
+            train_loop_config={"spec": spec, **extra},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.use_gpu,
                 resources_per_worker=resources.per_worker,
             ),
             run_config=ray.train.RunConfig(
-                name=f"{spec.arch}-{spec.seed}",
+                name=spec.name,
                 storage_path=store,
                 callbacks=[TuneReportCallback()],
                 failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=3),
@@ -213,8 +234,9 @@ class TensorBoard(ray.tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Called by Tune in the driver."""
-        names = trial.config["trial"]
-        name = f"{names['arch']}-{names['seed']}"
+        if "perceptual" not in result:  # a timing
+            return
+        name = trial_name(trial.config["trial"]["arch"], trial.config["trial"]["seed"])
         if name not in self.writers:
             self.writers[name] = SummaryWriter(storage.join(self.local, name))
         for key in ("perceptual", "charged_usd"):

@@ -31,6 +31,8 @@ class Entry:
     """By segment, of one accelerator."""
     charged_usd: float
     billed_usd: float
+    unaccounted_share: float
+    """Of this attempt's wall time so far: what lies in no segment."""
     host: str
     pid: int
     """Of the worker that wrote it."""
@@ -75,7 +77,14 @@ class Ledger:
             raise RuntimeError(f"attempt {self.attempt} is over: attempt {last.attempt} has begun on {last.host}")
 
     def write(
-        self, event: Event, *, step: int, seconds: Mapping[Any, float], charged_usd: float, billed_usd: float
+        self,
+        event: Event,
+        *,
+        step: int,
+        seconds: Mapping[Any, float],
+        charged_usd: float,
+        billed_usd: float,
+        unaccounted_share: float,
     ) -> None:
         """Add a line for the attempt that was begun."""
         entry = Entry(
@@ -86,6 +95,7 @@ class Ledger:
             seconds=dict(seconds),
             charged_usd=charged_usd,
             billed_usd=billed_usd,
+            unaccounted_share=unaccounted_share,
             host=socket.gethostname(),
             pid=os.getpid(),
         )

@@ -2,9 +2,11 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, UInt8
@@ -41,8 +43,18 @@ class Batch(NamedTuple):
 class PairSet:
     """The pairs of one split of a prepared set, read by row group from the shards that the manifest lists."""
 
-    def __init__(self, location: str, split: Split, *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        location: str,
+        split: Split,
+        *,
+        verify: bool = True,
+        only: Collection[str] | None = None,
+        without: Collection[str] = (),
+    ) -> None:
         """Open the set in folder `location`; `verify` reads every listed shard once and checks its hash.
+
+        `only` takes the pairs of these photographs, and `without` those of all but these.
 
         Raises ManifestError, naming the shard, when one is missing, cut, changed or does not hold what it should.
         """
@@ -60,6 +72,10 @@ class PairSet:
             raise ManifestError(
                 f"{location} holds {len(self)} {split} pairs where its manifest says {self.manifest.pairs[split]}"
             )
+        self._kept: dict[tuple[str, int], list[int]] = {}
+        """Rows of each row group, where not all of them are taken."""
+        if only is not None or without:
+            self._choose(lambda photograph: (only is None or photograph in only) and photograph not in without)
 
     def __len__(self) -> int:
         return sum(rows for _, _, rows in self.groups)
@@ -69,11 +85,30 @@ class PairSet:
         """How the pairs were made."""
         return self.manifest.geometry
 
+    @property
+    def photographs(self) -> set[str]:
+        """Those that the pairs are of."""
+        tables = (self._read(shard, group, "photograph") for shard, group, _ in self.groups)
+        return {name for table in tables for name in table["photograph"].to_pylist()}
+
+    def _choose(self, wanted: Callable[[str], bool]) -> None:
+        every, self.groups = self.groups, []
+        for shard, group, _ in every:
+            names = self._read(shard, group, "photograph")["photograph"].to_pylist()
+            kept = [row for row, name in enumerate(names) if wanted(name)]
+            if kept:
+                self._kept[shard, group] = kept
+                self.groups.append((shard, group, len(kept)))
+
+    def _read(self, shard: str, group: int, *columns: str) -> pa.Table:
+        with _open(self.location, shard) as file:
+            table = file.read_row_group(group, columns=list(columns))
+        return table.take(self._kept[shard, group]) if (shard, group) in self._kept else table
+
     def read_group(self, index: int) -> list[PairRow]:
         """The pairs of one row group."""
         shard, group, _ = self.groups[index]
-        with _open(self.location, shard) as file:
-            table = file.read_row_group(group, columns=["image_id", "photograph", "hr", "lr", "content_box"])
+        table = self._read(shard, group, "image_id", "photograph", "hr", "lr", "content_box")
         hr_px, lr_px = self.geometry.hr_px, self.geometry.hr_px // self.geometry.scale
         return [
             PairRow(

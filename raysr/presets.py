@@ -1,15 +1,40 @@
 """What a comparison is made of, and the three that have a name."""
 
+import math
+import tomllib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from raysr.budget import Schedule
 from raysr.cost import CHARGED, PAPER_BUDGET, Budget, Segment
 from raysr.images import Geometry
-from raysr.models import MODELS, find_architecture
+from raysr.models import MODELS, file_name, find_architecture, parse_arch, write_arch
 from raysr.prices import DEFAULT_PRICE_NAME
 from raysr.spec import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """The same money for every architecture to search its settings with, before the runs that are compared."""
+
+    usd: float | None = None
+    """Dollars for each architecture; none: no search, every architecture takes the same settings."""
+    learning_rates: tuple[float, float] = (3e-5, 3e-3)
+    """Lowest and highest, drawn by their logarithm."""
+    batch_sizes: tuple[int, ...] = (4, 8, 16)
+    schedules: tuple[Schedule, ...] = ("constant", "cosine")
+
+    def __post_init__(self) -> None:
+        if self.usd is not None and not 0 < self.usd < math.inf:
+            raise ValueError(f"--search.usd takes dollars above 0, got {self.usd}")
+        low, high = self.learning_rates
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"--search.learning-rates takes a lower and a higher one above 0, got {low} {high}")
+        if not self.batch_sizes or min(self.batch_sizes) < 1 or not self.schedules:
+            raise ValueError("--search.batch-sizes takes sizes of at least 1, and --search.schedules one at least")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +43,8 @@ class CompareConfig:
 
     preset: Annotated[str, tyro.conf.Suppress]
     archs: tuple[str, ...] = tuple(MODELS)
-    """Names of architectures; `bicubic` is the yardstick and costs nothing."""
+    """Names of architectures, with options as in "inverted_unet3(width=32)"; package.module:Class for a network of your
+    own; a .toml file of several. `bicubic` is the yardstick and costs nothing."""
     seeds: int = 1
     """How often each is trained, from seed 0 on."""
     data: str | None = None
@@ -27,6 +53,11 @@ class CompareConfig:
     """Parent folder of the run's new folder. On a cluster: absolute, on storage that all nodes share."""
     budget: Budget = field(default_factory=Budget)
     """What each trial may spend; one of these replaces the preset's."""
+    mode: Literal["metered", "calibrated"] = "metered"
+    """metered: the clock says when a budget of money is spent. calibrated: each architecture's steps are timed once,
+    and every seed takes the number of steps that the budget pays for at that cost."""
+    calibration: str | None = None
+    """A calibration.json of an earlier run, instead of timing anew; implies calibrated."""
     charged: tuple[Segment, ...] = CHARGED
     """What a trial pays for of its workers' time; all of it is measured, and stands in billed_usd. Add lost to charge
     what a crash undid."""
@@ -43,22 +74,52 @@ class CompareConfig:
     """Accelerators that train one network together; all of them are paid."""
     max_concurrent: int | None = None
     """Trials at a time; None: one per GPU, or one on CPUs, where trials side by side would slow each other down."""
+    checkpoint_every_s: float = 300.0
+    """Seconds from one checkpoint to the next at most: what a crash can undo. Off the clock."""
     resume: str | None = None
     """Folder of a run to go on with: trials that ended are kept, the others go on from their last checkpoint. The run's
     own settings rule."""
+    search: SearchConfig = field(default_factory=SearchConfig)
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "archs", tuple(name for word in self.archs for name in expand_archs(word)))
         for arch in self.archs:
             find_architecture(arch)
-        if not self.archs or len(set(self.archs)) != len(self.archs):
+        if not self.archs or len({file_name(arch) for arch in self.archs}) != len(self.archs):
             raise ValueError(f"--archs takes each architecture once, got {' '.join(self.archs) or 'none'}")
+        if self.calibration is not None and self.search.usd is not None:
+            raise ValueError("--calibration is of one batch size, and --search.usd may choose another: leave one out")
+        if self.checkpoint_every_s <= 0:
+            raise ValueError(f"--checkpoint-every-s takes seconds above 0, got {self.checkpoint_every_s}")
         if "train" not in self.charged:
             raise ValueError(f"--charged must name train: a budget that no step spends never ends; got {self.charged}")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"--tolerance takes a share of the budget between 0 and 1, got {self.tolerance}")
         if min(self.seeds, self.workers_per_trial, self.max_concurrent or 1) < 1:
             raise ValueError("--seeds, --workers-per-trial and --max-concurrent must be at least 1")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the cost of a step is frozen."""
+        return self.mode == "calibrated" or self.calibration is not None
+
+
+def expand_archs(word: str) -> list[str]:
+    """One word of --archs: itself in the one way in which it is written, or what the .toml file of that name lists.
+
+    Such a file has a table `[[arch]]` for each: its `name`, and its options. Raises ValueError for a file that is
+    missing or is not like that.
+    """
+    if not word.endswith(".toml"):
+        return [write_arch(*parse_arch(word))]
+    try:
+        tables = tomllib.loads(Path(word).read_text())["arch"]
+        return [
+            write_arch(table["name"], {key: value for key, value in table.items() if key != "name"}) for table in tables
+        ]
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{word}: expected a TOML file of tables [[arch]], each with a name: {error}") from error
 
 
 DEMO_GEOMETRY = Geometry(hr_px=192, scale=2, fit="tiles")
@@ -104,5 +165,14 @@ BUDGETS: dict[str, Budget] = {
 
 
 def chosen_budget(config: CompareConfig) -> Budget:
-    """The budget that was given, else the preset's. Raises ValueError for two at once, or one that is not above 0."""
-    return config.budget.checked() if config.budget != Budget() else BUDGETS[config.preset]
+    """The budget that was given, else the preset's.
+
+    Raises ValueError for two at once, for one that is not above 0, and for a calibrated one that is not money.
+    """
+    budget = config.budget.checked() if config.budget != Budget() else BUDGETS[config.preset]
+    if config.calibrated and budget.usd is None and budget.gpu_seconds is None:
+        raise ValueError(
+            "--mode calibrated turns money into steps; this budget is in steps already, which every seed takes alike: "
+            "leave the mode out, or give --budget.usd or --budget.gpu-seconds"
+        )
+    return budget

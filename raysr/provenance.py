@@ -17,7 +17,7 @@ import torch
 from raysr import storage
 from raysr.losses import PerceptualInfo
 from raysr.manifest import Manifest
-from raysr.models import MODELS
+from raysr.models import find_architecture
 from raysr.spec import TrialSpec
 
 PACKAGES = ("raysr", "ray", "torch", "torchvision", "lpips", "pytorch-msssim", "pillow", "pyarrow")
@@ -69,7 +69,9 @@ class RunInfo:
                 "pairs": manifest.pairs,
                 "photographs": manifest.photographs,
             },
-            "models": {arch: MODELS[arch].source for arch in dict.fromkeys(spec.arch for spec in self.specs)},
+            "models": {
+                arch: find_architecture(arch).source for arch in dict.fromkeys(spec.arch for spec in self.specs)
+            },
             "versions": {"python": platform.python_version(), **_versions()},
         }
         storage.write_text(storage.join(first.run, "run.json"), json.dumps(info, indent=2) + "\n")

@@ -8,7 +8,7 @@ from raysr import storage
 from raysr.cost import format_usd
 from raysr.figures import pictures, quality_curve
 from raysr.findings import Findings, find, with_interval
-from raysr.models import MODELS, find_architecture
+from raysr.models import find_architecture
 from raysr.runs import Run
 from raysr.standings import QualityAt, Standing
 from raysr.statistics import Difference
@@ -125,8 +125,9 @@ def quality_rows(found: Findings) -> list[tuple[str, list[QualityAt]]]:
 
 
 def quality_cell(point: QualityAt) -> str:
-    """`0.0123 (2)*`: the score, its rank, and a star for what lies on the front."""
-    return f"{point.perceptual:.4f} ({point.rank}){'*' if point.on_front else ''}"
+    """`0.0123 [0.0110, 0.0136] (2)*`: the score with its interval, its rank, and a star for what lies on the front."""
+    score = _number(point.perceptual) if point.estimate is None else with_interval(point.estimate)
+    return f"{score} ({point.rank}){'*' if point.on_front else ''}"
 
 
 def bill(run: Run) -> tuple[list[str], list[list[str]]]:
@@ -175,7 +176,7 @@ def write_report(run: Run) -> str:
         score=_score,
         share=_share,
         usd=format_usd,
-        models=MODELS,
+        architecture=find_architecture,
         differences=[[label, *_difference_cells(one)] for label, one in _labelled_differences(found)],
         quality=quality_rows(found),
         quality_cell=quality_cell,

@@ -7,7 +7,8 @@ from typing import Any
 from raysr import storage
 from raysr.cost import Budget, Price
 from raysr.manifest import Manifest
-from raysr.presets import PRESETS, CompareConfig
+from raysr.presets import PRESETS, CompareConfig, SearchConfig
+from raysr.runs import amend
 from raysr.spec import TrainConfig
 
 
@@ -25,8 +26,7 @@ class Resumed:
 
     def note(self, when: str) -> None:
         """Write into `run.json` that the run was taken up again."""
-        info = self.info | {"resumed": [*self.info.get("resumed", []), when]}
-        storage.write_text(storage.join(self.run, "run.json"), json.dumps(info, indent=2) + "\n")
+        amend(self.run, resumed=[*self.info.get("resumed", []), when])
 
 
 def read_resumed(config: CompareConfig) -> Resumed:
@@ -46,6 +46,7 @@ def read_resumed(config: CompareConfig) -> Resumed:
     stored = dict(info["config"])
     stored["budget"] = Budget(**stored["budget"])
     stored["train"] = TrainConfig(**stored["train"] | {"evaluate_at": tuple(stored["train"]["evaluate_at"])})
+    stored["search"] = SearchConfig(**{name: _as_tuple(value) for name, value in stored["search"].items()})
     stored |= {"archs": tuple(stored["archs"]), "charged": tuple(stored["charged"])}
     data = info["data"]["location"]
     found = Manifest.read(data).content_sha256
@@ -67,11 +68,15 @@ def _refuse_contradictions(config: CompareConfig, stored: dict[str, Any], run: s
             raise ValueError(f"--{flag} {value} contradicts {run}, which was begun with {then.get(name)}: leave it out")
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        if name in ("budget", "train"):
+        if name in ("budget", "search", "train"):
             flat |= {f"{name}.{inner}": setting for inner, setting in value.items()}
         else:
             flat[name] = value

@@ -15,7 +15,10 @@ from torch import nn
 
 from raysr import storage
 from raysr.cost import Price
-from raysr.evaluate import ImageScore
+from raysr.evaluate import MEAN_NAMES, ImageScore
+from raysr.ledger import Ledger
+from raysr.models import build_model, count_parameters
+from raysr.spec import TrialSpec, trial_name
 
 Status = Literal["finished", "invalid", "dead", "diverged", "failed", "interrupted"]
 
@@ -58,6 +61,9 @@ class TrialRow:
     budget_usd: float | None = None
     """None for a budget in epochs."""
     charged_usd: float = 0.0
+    """What counts against the budget: by the clock, or in calibrated mode the frozen cost of the steps."""
+    metered_usd: float | None = None
+    """The clock's own figure: the same in metered mode."""
     billed_usd: float = 0.0
     """Every measured second: charged ones, set-up, validation, checkpoints, waiting for Ray, and what crashes undid."""
     attempts: int = 1
@@ -105,8 +111,8 @@ class TrialFiles:
     """What one trial writes: only its rank 0 does, and always whole files, so that any moment can be looked at."""
 
     def __init__(self, run: str, arch: str, seed: int) -> None:
-        self.run = run
-        self.name = f"{arch}-{seed}"
+        self.run, self.arch, self.seed = run, arch, seed
+        self.name = trial_name(arch, seed)
         self.folder = storage.join(run, "trials", self.name)
 
     @property
@@ -123,9 +129,20 @@ class TrialFiles:
         """Every validation so far."""
         storage.write_text(storage.join(self.folder, "curve.json"), json.dumps([asdict(point) for point in points]))
 
-    def write_images(self, scores: Sequence[ImageScore]) -> None:
-        """The latest scores of each validation picture."""
-        storage.write_text(storage.join(self.folder, "images.json"), json.dumps([asdict(score) for score in scores]))
+    def write_images(self, step: int, scores: Sequence[ImageScore]) -> None:
+        """The scores of each validation picture after `step` steps."""
+        storage.write_text(self._images(step), json.dumps([asdict(score) for score in scores]))
+
+    def _images(self, step: int) -> str:
+        return storage.join(self.folder, "images", f"{step}.json")
+
+    def write_timing(self, timing: dict[str, Any]) -> None:
+        """What the network's steps take, before the trial is run."""
+        storage.write_text(storage.join(self.folder, "timing.json"), json.dumps(timing))
+
+    def read_timing(self) -> dict[str, Any] | None:
+        """What `write_timing` wrote; None when the network was not timed."""
+        return self._read("timing.json")
 
     def write_picture(self, pixels: np.ndarray) -> None:
         """The first validation picture through this network."""
@@ -154,9 +171,13 @@ class TrialFiles:
         return [CurvePoint(**point) for point in self._read("curve.json") or []]
 
     def read_images(self) -> list[dict[str, Any]]:
-        """The latest scores of each validation picture, with the trial's name."""
-        arch, seed = self.name.rsplit("-", 1)
-        return [{"arch": arch, "seed": int(seed), **score} for score in self._read("images.json") or []]
+        """The scores of each picture at every validation of the curve, with the trial's name, oldest first."""
+        mine = {"arch": self.arch, "seed": self.seed}
+        return [
+            mine | {"step": point.step} | score
+            for point in self.read_curve()
+            for score in json.loads(storage.read_bytes(self._images(point.step)))
+        ]
 
     def _read(self, name: str) -> Any:
         location = storage.join(self.folder, name)
@@ -171,14 +192,18 @@ def write_png(location: str, pixels: np.ndarray) -> None:
 
 
 def gather(run: str, trials: Sequence[TrialRow]) -> None:
-    """Write `trials.jsonl`, `curves.parquet` and `images.parquet` from the trials' own files."""
+    """Write `trials.jsonl`, `curves.parquet`, `images.parquet` and `history.parquet` from the trials' own files."""
     files = [TrialFiles(run, row.arch, row.seed) for row in trials]
     lines = "".join(json.dumps(asdict(row)) + "\n" for row in trials)
     storage.write_text(storage.join(run, "trials.jsonl"), lines)
     curves = [asdict(point) for file in files for point in file.read_curve()]
     _write_parquet(storage.join(run, "curves.parquet"), curves, [f.name for f in fields(CurvePoint)])
-    images = [score for file in files for score in file.read_images()]
-    _write_parquet(storage.join(run, "images.parquet"), images, ["arch", "seed", *(f.name for f in fields(ImageScore))])
+    history = [score for file in files for score in file.read_images()]
+    last = {(point["arch"], point["seed"]): point["step"] for point in curves}
+    images = [score for score in history if score["step"] == last[score["arch"], score["seed"]]]
+    columns = ["arch", "seed", "step", *(f.name for f in fields(ImageScore))]
+    _write_parquet(storage.join(run, "history.parquet"), history, columns)
+    _write_parquet(storage.join(run, "images.parquet"), images, columns)
 
 
 def _write_parquet(location: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -196,6 +221,9 @@ class Run:
     trials: list[TrialRow]
     curves: pd.DataFrame
     images: pd.DataFrame
+    """Scores of each validation picture at each trial's last validation."""
+    history: pd.DataFrame
+    """The same at every validation."""
 
     @staticmethod
     def read(folder: str) -> "Run":
@@ -210,6 +238,7 @@ class Run:
             trials=[TrialRow(**json.loads(line)) for line in lines],
             curves=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "curves.parquet")))),
             images=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "images.parquet")))),
+            history=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "history.parquet")))),
         )
 
 
@@ -226,6 +255,7 @@ def repriced(run: Run, price: Price) -> Run:
             budget_usd=times(trial.budget_usd),
             charged_usd=trial.charged_usd * factor,
             billed_usd=trial.billed_usd * factor,
+            metered_usd=times(trial.metered_usd),
             usd_per_epoch=times(trial.usd_per_epoch),
         )
         for trial in run.trials
@@ -233,6 +263,38 @@ def repriced(run: Run, price: Price) -> Run:
     curves = run.curves.assign(charged_usd=run.curves["charged_usd"] * factor)
     new = {"price": asdict(price), "charged_price": run.info["price"], "budget_usd": times(run.info["budget_usd"])}
     return replace(run, info=run.info | new, trials=trials, curves=curves)
+
+
+def unfinished_row(spec: TrialSpec, status: Status, error: str, perceptual_name: str) -> TrialRow:
+    """The line of a trial that left none itself, with what its last validation found."""
+    files = TrialFiles(spec.run, spec.arch, spec.seed)
+    curve = files.read_curve()
+    reached: dict[str, Any] = {}
+    if curve:
+        last = asdict(curve[-1])
+        reached = {name: last[name] for name in MEAN_NAMES}
+        reached |= {"steps": last["step"], "epochs": last["epochs"], "charged_usd": last["charged_usd"]}
+        reached |= {"perceptual_start": curve[0].perceptual, "checkpoint": files.checkpoint}
+    spent = Ledger(spec.run, files.name).last()
+    if spent is not None:
+        reached |= {"billed_usd": spent.billed_usd, "attempts": spent.attempt, "seconds": spent.seconds}
+    return TrialRow(
+        arch=spec.arch,
+        seed=spec.seed,
+        status=status,
+        params=count_parameters(build_model(spec.arch, 2)),
+        budget_usd=spec.budget.limit_usd(spec.price),
+        perceptual_name=perceptual_name,
+        error=error,
+        **reached,
+    )
+
+
+def amend(run: str, **changes: Any) -> None:
+    """Write `changes` into the `run.json` of the run."""
+    location = storage.join(run, "run.json")
+    info = json.loads(storage.read_bytes(location)) | changes
+    storage.write_text(location, json.dumps(info, indent=2) + "\n")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,16 @@ from typing import Literal
 import torch
 
 from raysr.budget import Schedule
-from raysr.cost import CHARGED, Budget, Price, Segment
+from raysr.cost import CHARGED, Budget, Price, Segment, StepCost
 from raysr.flops import StepFlops, count_arch
 from raysr.losses import Perceptual, PerceptualWeights
-from raysr.models import build_model, count_parameters
-from raysr.pairs import TrainingBatches
+from raysr.models import build_model, count_parameters, file_name
+from raysr.pairs import PairSet, TrainingBatches
+
+
+def trial_name(arch: str, seed: int) -> str:
+    """`ARCH-SEED`, as in the names of a trial's files."""
+    return f"{file_name(arch)}-{seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +73,28 @@ class TrialSpec:
     """Segments of the meter that are charged."""
     tolerance: float = 0.02
     """Share of the budget by which the charge may miss it, or one step where that is more."""
+    frozen: StepCost | None = None
+    """In calibrated mode: what a step is charged, whatever the clock says."""
+    held_out: tuple[str, ...] = ()
+    """In a search: training photographs that are not trained on, and that validate in place of the validation set."""
+    checkpoint_every_s: float = 300.0
+    """Seconds from one checkpoint to the next at most."""
+
+    @property
+    def name(self) -> str:
+        """As in the names of the trial's files."""
+        return trial_name(self.arch, self.seed)
 
     @property
     def untrained(self) -> bool:
         """Whether there is nothing to train: interpolation."""
         return count_parameters(build_model(self.arch, 2)) == 0
+
+    @property
+    def frozen_steps(self) -> int | None:
+        """Steps that the budget pays at the frozen cost; None where there is none, or the budget is in steps."""
+        money = self.budget.limit_usd(self.price)
+        return None if self.frozen is None or money is None else self.frozen.steps(self.price.seconds(money))
 
 
 def count_flops(spec: TrialSpec, batches: TrainingBatches, perceptual: Perceptual) -> StepFlops:
@@ -83,9 +105,22 @@ def count_flops(spec: TrialSpec, batches: TrainingBatches, perceptual: Perceptua
     return count_arch(model, perceptual, spec.train.patch_px or geometry.hr_px, geometry.scale)
 
 
+def open_sets(spec: TrialSpec) -> tuple[PairSet, PairSet]:
+    """What the trial trains on, and what it is judged on."""
+    if not spec.held_out:
+        return PairSet(spec.data, "train"), PairSet(spec.data, "val")
+    train = PairSet(spec.data, "train", without=spec.held_out)
+    return train, PairSet(spec.data, "train", verify=False, only=spec.held_out)
+
+
 def step_limit(spec: TrialSpec, batches: TrainingBatches, flops: StepFlops | None) -> int | None:
-    """The trial's budget in steps, None for money; `flops` of one pair. Raises ValueError as Budget.limit_steps."""
-    size = spec.train.batch_size
+    """The trial's budget in steps, None for metered money; `flops` of one pair.
+
+    Raises ValueError as Budget.limit_steps does.
+    """
+    size, steps = spec.train.batch_size, spec.frozen_steps
+    if steps is not None:
+        return steps
     return spec.budget.limit_steps(
         spec.arch,
         steps_per_epoch=batches.steps_per_epoch,

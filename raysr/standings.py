@@ -65,6 +65,8 @@ class QualityAt:
     """1 is the best picture for this money."""
     charged_usd: float
     perceptual: float
+    estimate: Estimate | None
+    """`perceptual` with its interval."""
     ms_ssim: float | None
     on_front: bool
     """Whether no other architecture and share is cheaper and better: the front over dollars, `perceptual`, MS-SSIM."""
@@ -144,25 +146,29 @@ def quality(run: Run) -> list[QualityAt]:
     shares = [*run.info["config"]["train"]["evaluate_at"], 1.0]
     if curves["arch"].nunique() < 2:
         return []
-    points: list[tuple[float, str, dict[str, float]]] = []
+    points: list[tuple[float, str, dict[str, float], Estimate | None]] = []
     for share in shares:
         # A boundary step slower than expected may pass its share a little; the end of a valid trial is its end.
         paid = curves if share == 1 else curves[curves["fraction"] <= share * (1 + SHARE_SLACK)]
         last = paid.sort_values("step").groupby(["arch", "seed"], sort=False).tail(1)
         means = last.groupby("arch", sort=False)[["charged_usd", "perceptual", "ms_ssim"]].mean()
-        points += [(share, str(arch), values) for arch, values in means.to_dict("index").items()]
-    front = pareto_front([(v["charged_usd"], v["perceptual"], -_known(v["ms_ssim"])) for _, _, v in points])
+        images = run.history.merge(last[["arch", "seed", "step"]])
+        for arch, values in means.to_dict("index").items():
+            table = score_table(images, str(arch), "perceptual")
+            points.append((share, str(arch), values, None if table.empty else estimate(table.to_numpy())))
+    front = pareto_front([(v["charged_usd"], v["perceptual"], -_known(v["ms_ssim"])) for _, _, v, _ in points])
     return [
         QualityAt(
             share=share,
             arch=arch,
-            rank=1 + sum(s == share and v["perceptual"] < values["perceptual"] for s, _, v in points),
+            rank=1 + sum(s == share and v["perceptual"] < values["perceptual"] for s, _, v, _ in points),
             charged_usd=values["charged_usd"],
             perceptual=values["perceptual"],
+            estimate=found,
             ms_ssim=None if pd.isna(values["ms_ssim"]) else values["ms_ssim"],
             on_front=index in front,
         )
-        for index, (share, arch, values) in enumerate(points)
+        for index, (share, arch, values, found) in enumerate(points)
     ]
 
 

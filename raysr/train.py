@@ -4,13 +4,17 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any, Literal
 
 import torch
 import tyro
 from rich.console import Console
+from torch import Tensor
 
 from raysr import storage
+from raysr.budget import CHECK_EVERY_STEPS
+from raysr.calibration import Timing
 from raysr.cost import PAPER_BUDGET, Budget
 from raysr.evaluate import inference_ms, to_uint8, upscale
 from raysr.losses import load_perceptual, perceptual_infos
@@ -19,9 +23,9 @@ from raysr.pairs import PairSet, TrainingBatches
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, Progress, ProgressDisplay
 from raysr.provenance import RunInfo, device_name, now
-from raysr.runs import Outcome, Run, Status, TrialRow, gather, new_run_folder, write_png
+from raysr.runs import Outcome, Run, Status, TrialRow, gather, new_run_folder, unfinished_row, write_png
 from raysr.spec import TrainConfig, TrialSpec, count_flops, step_limit
-from raysr.trial import Trial, unfinished_row
+from raysr.trial import Trial
 from raysr.world import World
 
 MIN_SIDE_PX = 16
@@ -61,18 +65,19 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
         trial.enter("heartbeat")
         if trial.validation_due():
             _validate(trial, reporter)
+        elif trial.checkpoint_due():
+            _keep(trial, validated=False)
         if trial.world.rank == 0 and time.monotonic() - shown > 0.5:
             shown = time.monotonic()
             reporter.progress(trial.progress("training"))
     _validate(trial, reporter)
     if status == "finished" and not trial.scored:
         status = "diverged"
-    first = PairSet(trial.spec.data, "val", verify=False).read_group(0)[0]
     trial.model.eval()
     with trial.meter.segment("eval"):
         took = inference_ms(
             trial.model,
-            first,
+            trial.first,
             device=trial.device,
             precision=trial.eval_precision,
             synchronise=trial.world.synchronise,
@@ -80,7 +85,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
     trial.enter("end")
     row = trial.row(status, took)
     if trial.world.rank == 0:
-        trial.files.write_picture(to_uint8(upscale(trial.model, first, trial.device, trial.eval_precision)))
+        trial.files.write_picture(to_uint8(upscale(trial.model, trial.first, trial.device, trial.eval_precision)))
         trial.files.write_row(row)
         reporter.progress(trial.progress("ended", row.status))
     return row
@@ -91,23 +96,57 @@ def _validate(trial: Trial, reporter: Reporter) -> None:
         reporter.progress(trial.progress("validating"))
     trial.enter("validation")
     trial.validate()
+    _keep(trial, validated=True)
     with trial.meter.segment("checkpoint"):
-        if trial.world.rank == 0:
-            spec = trial.spec
-            trial.ledger.check()
-            trial.files.write_curve(trial.curve)
-            trial.files.write_images(trial.scores)
-            scale = str(trial.batches.pairs.geometry.scale)
-            trial.files.write_model(
-                trial.model, {"arch": spec.arch, "scale": scale, "seed": str(spec.seed), "step": str(trial.step)}
-            )
-            buffer = io.BytesIO()
-            torch.save(trial.state(), buffer)
-            trial.files.write_state(buffer.getvalue())
         reporter.validated(trial)
-    trial.enter("checkpoint")
     if trial.world.rank == 0:
         reporter.progress(trial.progress("training"))
+
+
+def _keep(trial: Trial, *, validated: bool) -> None:
+    """Keep a checkpoint, and what a validation found before it: what the checkpoint counts must be there."""
+    with trial.meter.segment("checkpoint"):
+        if trial.world.rank == 0:
+            trial.ledger.check()
+            if validated:
+                spec, scale = trial.spec, str(trial.batches.pairs.geometry.scale)
+                trial.files.write_images(trial.step, trial.scores)
+                trial.files.write_curve(trial.curve)
+                trial.files.write_model(
+                    trial.model, {"arch": spec.arch, "scale": scale, "seed": str(spec.seed), "step": str(trial.step)}
+                )
+            trial.keep()
+    trial.enter("checkpoint")
+
+
+WARMUP_STEPS = 3
+"""First steps of a timing, with whatever compiles and fills caches; what they take longer is charged once."""
+
+TIMED_BLOCKS = 9
+"""Blocks of steps (of CHECK_EVERY_STEPS) to time at least, and TIMED_S seconds."""
+
+TIMED_S = 5.0
+
+
+def time_steps(trial: Trial) -> Timing:
+    """Time a fresh network's training steps; the median block is what a step costs. The same on all ranks."""
+    meter, world = trial.meter, trial.world
+    trial.take_steps(WARMUP_STEPS)
+    first = meter.charged_seconds
+    each = CHECK_EVERY_STEPS.get(world.device.type, 1)
+    blocks: list[float] = []
+    while len(blocks) < TIMED_BLOCKS or world.agree(int(meter.charged_seconds - first < TIMED_S * world.size)):
+        before = meter.charged_seconds
+        trial.take_steps(each)
+        blocks.append((meter.charged_seconds - before) / each)
+    step_seconds = median(blocks)
+    return Timing(
+        arch=trial.spec.arch,
+        start_seconds=max(0.0, first - WARMUP_STEPS * step_seconds),
+        step_seconds=step_seconds,
+        timed_steps=len(blocks) * each,
+        spent_seconds=world.size * sum(meter.seconds.values()),
+    )
 
 
 class RayReporter(Reporter):
@@ -129,19 +168,33 @@ class RayReporter(Reporter):
             )
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs: `config` holds a `spec` and the actor handle of the progress `board`."""
+def _open_trial(spec: TrialSpec) -> Trial:
+    """The trial in this Ray Train worker, distributed where it has several."""
     import ray.train.torch
 
-    spec: TrialSpec = config["spec"]
-    device = ray.train.torch.get_device()
-    world = World.current(device)
-    trial = Trial(spec, world, wrap=ray.train.torch.prepare_model if world.size > 1 else lambda model: model)
+    world = World.current(ray.train.torch.get_device())
+    return Trial(spec, world, wrap=ray.train.torch.prepare_model if world.size > 1 else lambda model: model)
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: `config` holds a `spec` and the actor handle of the progress `board`."""
+    trial = _open_trial(config["spec"])
     state = trial.files.read_state()
     if state is not None:
         with trial.meter.segment("setup"):
-            trial.load_state(torch.load(io.BytesIO(state), map_location=device))
+            trial.load_state(torch.load(io.BytesIO(state), map_location=trial.device))
     run_trial(trial, RayReporter(config["board"].update.remote))
+
+
+def calibration_worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs to time the steps of `config`'s `spec`; rank 0 leaves the timing in the run."""
+    import ray.train
+
+    trial = _open_trial(config["spec"])
+    timing = time_steps(trial)
+    if trial.world.rank == 0:
+        trial.files.write_timing(asdict(timing))
+    ray.train.report({"step_seconds": timing.step_seconds})  # Tune tells at length of trials that report nothing
 
 
 def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
@@ -161,13 +214,25 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
     batches = TrainingBatches(pairs, batch_size=config.batch_size, seed=0, world_size=workers, patch_px=config.patch_px)
     perceptual = load_perceptual(config.perceptual, config.vgg_weights) if first.budget.flops is not None else None
     for spec in specs:
-        build_model(spec.arch, pairs.geometry.scale)
+        _check_network(spec.arch, pairs.geometry.scale)
         if not spec.untrained:
             step_limit(spec, batches, count_flops(spec, batches, perceptual) if perceptual else None)
     picture = val.read_group(0)[0]
     for name, pixels in (("hr", picture.hr), ("lr", picture.lr)):
         write_png(storage.join(first.run, "pictures", f"{name}.png"), pixels)
     return picture.image_id
+
+
+def _check_network(arch: str, scale: int) -> None:
+    """Raise ValueError unless the network gives a picture of `scale` times the size."""
+    lr = torch.zeros(1, 1, MIN_SIDE_PX, MIN_SIDE_PX)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build_model(arch, scale)
+        sr = model.eval()(lr)
+    wanted = (1, 1, MIN_SIDE_PX * scale, MIN_SIDE_PX * scale)
+    if not isinstance(sr, Tensor) or tuple(sr.shape) != wanted or not sr.is_floating_point():
+        gave = f"{sr.dtype} {list(sr.shape)}" if isinstance(sr, Tensor) else type(sr).__name__
+        raise ValueError(f"{arch} must turn {list(lr.shape)} into floats {list(wanted)} at scale {scale}, gave {gave}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """One network in training: its steps, its money, its validations, and the state that a checkpoint keeps."""
 
+import io
 import math
 import time
 from collections.abc import Callable
@@ -15,11 +16,11 @@ from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
 from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
 from raysr.models import build_model, count_parameters
-from raysr.pairs import PairSet, TrainingBatches
+from raysr.pairs import TrainingBatches
 from raysr.precision import Precision, autocast, memory_format, resolve_precision
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
-from raysr.spec import TrialSpec, count_flops, step_limit
+from raysr.spec import TrialSpec, count_flops, open_sets, step_limit
 from raysr.world import World
 
 DEAD_AFTER_CHECKS = 10
@@ -47,7 +48,9 @@ class Trial:
             slowest=world.slowest,
             charged=spec.charged,
         )
-        self.ledger = Ledger(spec.run, f"{spec.arch}-{spec.seed}")
+        self.files = TrialFiles(spec.run, spec.arch, spec.seed)
+        self.ledger = Ledger(spec.run, self.files.name)
+        self._clock, self._kept_at = clock, clock()
         self._kept = dict.fromkeys(self.meter.seconds, 0.0)
         self._last_entry = 0.0
         with self.meter.segment("setup"):
@@ -55,7 +58,7 @@ class Trial:
             self.precision: Precision = resolve_precision(config.precision, self.device)
             self.eval_precision: Precision = resolve_precision(config.eval_precision, self.device)
             layout = memory_format(self.precision)
-            pairs = PairSet(spec.data, "train")
+            pairs, val = open_sets(spec)
             self.batches = TrainingBatches(
                 pairs,
                 batch_size=config.batch_size,
@@ -64,7 +67,7 @@ class Trial:
                 world_size=world.size,
                 patch_px=config.patch_px,
             )
-            val = PairSet(spec.data, "val")
+            self.first = val.read_group(0)[0]
             self.val_rows = val.rows(world.rank, world.size)
             torch.manual_seed(spec.seed)
             self.model = build_model(spec.arch, pairs.geometry.scale)
@@ -79,13 +82,19 @@ class Trial:
             self.alex = self.alex.to(self.device) if self.alex is not None else None
         self.step = 0
         self.curve: list[CurvePoint] = []
-        self.files = TrialFiles(spec.run, spec.arch, spec.seed)
         self._loss_sum = torch.zeros((), device=self.device)
         self._loss_steps = 0
         self._constant = torch.zeros((), dtype=torch.bool, device=self.device)
         self._dead_checks = 0
         limit_steps = step_limit(spec, self.batches, self.flops) if self.trainable else None
-        self.spending = Spending(spec.budget, self.meter, world, limit_steps=limit_steps, shares=spec.train.evaluate_at)
+        self.spending = Spending(
+            spec.budget,
+            self.meter,
+            world,
+            limit_steps=limit_steps,
+            shares=spec.train.evaluate_at,
+            frozen=spec.frozen if self.trainable else None,
+        )
 
     @property
     def fraction(self) -> float:
@@ -93,9 +102,19 @@ class Trial:
         return self.spending.fraction(self.step)
 
     @property
+    def charged_usd(self) -> float:
+        """What the trial has been charged: by the clock, or at the frozen cost of its steps."""
+        return self.spending.charged_usd(self.step)
+
+    @property
     def epochs(self) -> float:
         """Passes over the training set so far."""
         return self.step / self.batches.steps_per_epoch
+
+    @property
+    def equalisation_error_pct(self) -> float | None:
+        """How far the charge lies from the budget, in per cent; None for a budget in steps, and without training."""
+        return self.spending.equalisation_error_pct(self.step) if self.trainable else None
 
     @property
     def samples(self) -> int:
@@ -110,10 +129,10 @@ class Trial:
         """Train on the next `steps` batches, at least one."""
         assert self.optimizer is not None  # noqa: S101
         layout = memory_format(self.precision)
-        config, spent = self.spec.train, self.fraction
+        config, begun = self.spec.train, self.step
         with self.meter.training(steps):
             for ahead in range(steps):
-                expected = spent + (ahead + 0.5) * self.spending.step_fraction
+                expected = self.spending.midway(begun, ahead)
                 for group in self.optimizer.param_groups:
                     group["lr"] = config.learning_rate * rate_factor(config.schedule, config.warmup, expected)
                 with self.meter.waiting_for_data():
@@ -155,8 +174,10 @@ class Trial:
                 alex=self.alex,
             )
             self.scores = sorted(self.world.gather(mine), key=lambda score: score.image_id)
+        loss = self.loss
         if self.curve and self.curve[-1].step == self.step:
-            self.curve.pop()  # the same weights again, at the end or after a resume
+            again = self.curve.pop()  # the same weights again, after a resume
+            loss = again.loss if loss is None else loss
         self.curve.append(
             CurvePoint(
                 arch=self.spec.arch,
@@ -164,8 +185,8 @@ class Trial:
                 step=self.step,
                 epochs=self.epochs,
                 fraction=self.fraction if self.trainable else 0.0,
-                charged_usd=self.meter.charged_usd,
-                loss=self.loss,
+                charged_usd=self.charged_usd,
+                loss=loss,
                 **mean_scores(self.scores),
             )
         )
@@ -192,6 +213,9 @@ class Trial:
             "meter": self.meter.state(),
             "curve": [asdict(point) for point in self.curve],
             "shares_done": self.spending.shares_done,
+            "loss_sum": self._loss_sum,
+            "loss_steps": self._loss_steps,
+            "dead_checks": self._dead_checks,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -204,6 +228,20 @@ class Trial:
         self.meter.load_state(state["meter"])
         self.curve = [CurvePoint(**point) for point in state["curve"]]
         self.spending.shares_done = state["shares_done"]
+        self._loss_sum.copy_(state["loss_sum"])
+        self._loss_steps = state["loss_steps"]
+        self._dead_checks = state["dead_checks"]
+
+    def checkpoint_due(self) -> bool:
+        """Whether the last checkpoint is `checkpoint_every_s` old by rank 0's clock; the same on all ranks."""
+        return bool(self.world.agree(int(self._clock() - self._kept_at >= self.spec.checkpoint_every_s)))
+
+    def keep(self) -> None:
+        """Write the checkpoint; on rank 0."""
+        buffer = io.BytesIO()
+        torch.save(self.state(), buffer)
+        self.files.write_state(buffer.getvalue())
+        self._kept_at = self._clock()
 
     def begin(self) -> None:
         """Begin an attempt in the ledger; what an earlier one spent after its last checkpoint becomes `lost`."""
@@ -220,8 +258,9 @@ class Trial:
             event,
             step=self.step,
             seconds=self.meter.seconds,
-            charged_usd=self.meter.charged_usd,
+            charged_usd=self.charged_usd,
             billed_usd=self.meter.billed_usd,
+            unaccounted_share=self.meter.unaccounted_share,
         )
 
     def progress(self, phase: Literal["training", "validating", "ended"], status: str | None = None) -> Progress:
@@ -235,7 +274,7 @@ class Trial:
             seed=self.spec.seed,
             phase=phase,
             fraction=self.fraction,
-            charged_usd=self.meter.charged_usd,
+            charged_usd=self.charged_usd,
             budget_usd=self.spending.limit_usd,
             epochs=self.epochs,
             loss=self.loss,
@@ -243,13 +282,15 @@ class Trial:
             seconds_left=left,
             validations=len(self.curve),
             status=status,
-            equalisation_error_pct=self.spending.equalisation_error_pct if status and self.trainable else None,
+            equalisation_error_pct=self.equalisation_error_pct if status else None,
         )
 
     def row(self, status: Status, inference_ms: float | None = None) -> TrialRow:
         """The trial's line in the table."""
         charged = self.meter.charged_seconds
-        violation = self.spending.violation(self.spec.tolerance) if self.trainable and status == "finished" else None
+        violation: str | None = None
+        if self.trainable and status == "finished":
+            violation = self.spending.violation(self.step, self.spec.tolerance)
         last = asdict(self.curve[-1])
         return TrialRow(
             arch=self.spec.arch,
@@ -260,13 +301,14 @@ class Trial:
             steps=self.step,
             epochs=self.epochs,
             budget_usd=self.spending.limit_usd,
-            charged_usd=self.meter.charged_usd,
+            charged_usd=self.charged_usd,
+            metered_usd=self.meter.charged_usd,
             billed_usd=self.meter.billed_usd,
             attempts=max(1, self.ledger.attempt),
             seconds={str(name): value for name, value in self.meter.seconds.items()},
             unaccounted_share=self.meter.unaccounted_share,
-            equalisation_error_pct=self.spending.equalisation_error_pct if self.trainable else None,
-            usd_per_epoch=self.meter.charged_usd / self.epochs if self.step else None,
+            equalisation_error_pct=self.equalisation_error_pct,
+            usd_per_epoch=self.charged_usd / self.epochs if self.step else None,
             samples_per_s=self.samples / charged if self.step else None,
             stall_share=self.world.size * self.meter.seconds["stall"] / charged if self.step else None,
             perceptual_name=self.perceptual.info.name,
@@ -284,28 +326,3 @@ class Trial:
 
 def _is_constant(pictures: Tensor) -> Tensor:
     return pictures.detach().amax() == pictures.detach().amin()
-
-
-def unfinished_row(spec: TrialSpec, status: Status, error: str, perceptual_name: str) -> TrialRow:
-    """The line of a trial that left none itself, with what its last validation found."""
-    files = TrialFiles(spec.run, spec.arch, spec.seed)
-    curve = files.read_curve()
-    reached: dict[str, Any] = {}
-    if curve:
-        last = asdict(curve[-1])
-        reached = {name: last[name] for name in MEAN_NAMES}
-        reached |= {"steps": last["step"], "epochs": last["epochs"], "charged_usd": last["charged_usd"]}
-        reached |= {"perceptual_start": curve[0].perceptual, "checkpoint": files.checkpoint}
-    spent = Ledger(spec.run, files.name).last()
-    if spent is not None:
-        reached |= {"billed_usd": spent.billed_usd, "attempts": spent.attempt, "seconds": spent.seconds}
-    return TrialRow(
-        arch=spec.arch,
-        seed=spec.seed,
-        status=status,
-        params=count_parameters(build_model(spec.arch, 2)),
-        budget_usd=spec.budget.limit_usd(spec.price),
-        perceptual_name=perceptual_name,
-        error=error,
-        **reached,
-    )

@@ -5,16 +5,16 @@ import pytest
 from test_cost import DOLLAR_A_SECOND, Clock, spend
 
 from raysr.budget import WARMUP_FROM, Spending, rate_factor
-from raysr.cost import Budget, CostMeter
+from raysr.cost import Budget, CostMeter, StepCost
 from raysr.world import World
 
 
 def spending(
-    budget: Budget, *, steps: int | None = None, shares: Sequence[float] = ()
+    budget: Budget, *, steps: int | None = None, shares: Sequence[float] = (), frozen: StepCost | None = None
 ) -> tuple[Spending, CostMeter, Clock]:
     clock = Clock()
     meter = CostMeter(DOLLAR_A_SECOND, clock=clock)
-    return Spending(budget, meter, World(), limit_steps=steps, shares=shares), meter, clock
+    return Spending(budget, meter, World(), limit_steps=steps, shares=shares, frozen=frozen), meter, clock
 
 
 def test_two_networks_of_unlike_steps_end_within_one_step_of_the_same_budget() -> None:
@@ -27,7 +27,7 @@ def test_two_networks_of_unlike_steps_end_within_one_step_of_the_same_budget() -
                 step += 1
         assert 100 - seconds < meter.charged_usd <= 100 + 1e-9
         assert step == int(100 / seconds)
-        assert money.violation(0.02) is None or seconds > 2
+        assert money.violation(step, 0.02) is None or seconds > 2
 
 
 def test_a_share_is_validated_at_the_last_step_that_it_pays_for() -> None:
@@ -57,27 +57,27 @@ def test_a_budget_of_steps_validates_at_shares_of_them() -> None:
     due = [step for step in range(1, 41) if money.validation_due(step) and not money.validated(step)]
     assert due == [4, 20]
     assert money.steps_to_go(40) == 0
-    assert (money.limit_usd, money.equalisation_error_pct, money.violation(0.01)) == (None, None, None)
+    assert (money.limit_usd, money.equalisation_error_pct(40), money.violation(40, 0.01)) == (None, None, None)
 
 
 def test_a_charge_beyond_the_tolerance_is_a_violation_but_never_within_one_step() -> None:
     money, meter, clock = spending(Budget(usd=100))
     for _ in range(90):
         spend(meter, clock, 1)
-    assert money.equalisation_error_pct == pytest.approx(-10)
-    assert money.violation(0.02) == "charged -10.00% away from its budget, and the tolerance is 2.00%"
-    assert money.violation(0.1) is None
+    assert money.equalisation_error_pct(90) == pytest.approx(-10)
+    assert money.violation(90, 0.02) == "charged -10.00% away from its budget, and the tolerance is 2.00%"
+    assert money.violation(90, 0.1) is None
     coarse, meter, clock = spending(Budget(usd=10))
     for _ in range(3):
         spend(meter, clock, 3)
-    assert coarse.equalisation_error_pct == pytest.approx(-10)
-    assert coarse.violation(0.02) is None  # another step of 3 would have been further off
+    assert coarse.equalisation_error_pct(3) == pytest.approx(-10)
+    assert coarse.violation(3, 0.02) is None  # another step of 3 would have been further off
 
 
 def test_a_budget_that_pays_for_no_step_is_never_met() -> None:
     money, meter, clock = spending(Budget(usd=1))
     spend(meter, clock, 71)
-    assert money.violation(0.02) == "one step takes 71.0 times the budget, which pays for none; give more"
+    assert money.violation(1, 0.02) == "one step takes 71.0 times the budget, which pays for none; give more"
 
 
 def test_the_rate_stays_rises_or_falls_with_the_share_that_is_spent() -> None:
@@ -87,3 +87,48 @@ def test_the_rate_stays_rises_or_falls_with_the_share_that_is_spent() -> None:
     warm = [rate_factor("constant", 0.1, spent) for spent in (0, 0.05, 0.1, 0.5)]
     assert warm == pytest.approx([WARMUP_FROM, (1 + WARMUP_FROM) / 2, 1, 1])
     assert rate_factor("cosine", 0.2, 0.6) == pytest.approx(0.5)
+
+
+def test_at_a_frozen_cost_the_clock_decides_nothing() -> None:
+    frozen = StepCost(start_seconds=4, step_seconds=0.8)
+    steps = frozen.steps(20)
+    assert steps == 20
+    told: list[tuple[list[int], list[int], list[float]]] = []
+    for seconds in (0.1, 3.0):
+        money, meter, clock = spending(Budget(usd=20), steps=steps, shares=(0.25, 0.5), frozen=frozen)
+        looks, validated, middles, step = [0], [], [], 0
+        while todo := money.steps_to_go(step):
+            middles += [money.midway(step, ahead) for ahead in range(todo)]
+            for _ in range(todo):
+                spend(meter, clock, seconds)
+            step += todo
+            looks.append(step)
+            if money.validation_due(step):
+                money.validated(step)
+                validated.append(step)
+        assert money.charged_usd(step) == pytest.approx(20)
+        assert money.equalisation_error_pct(step) == pytest.approx(0)
+        assert money.violation(step, 0.02) is None
+        assert meter.charged_usd == pytest.approx(20 * seconds)
+        told.append((looks, validated, middles))
+    assert told[0] == told[1]
+    assert told[0][0][-1] == steps
+    # The start is part of the budget: at a quarter of it one step is paid, not five.
+    assert told[0][1] == [1, 7]
+    assert (money.charged_usd(0), money.fraction(0)) == (0, 0)
+
+
+def test_the_schedule_of_a_known_number_of_steps_does_not_hang_on_when_the_clock_was_looked_at() -> None:
+    money, _, _ = spending(Budget(samples=400), steps=100)
+    assert money.midway(40, 3) == money.midway(43, 0) == pytest.approx(0.435)
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(4.9, 1), (4.7, 0), (0, 0), (12, 10)])
+def test_a_frozen_cost_pays_whole_steps_after_the_start(seconds: float, steps: int) -> None:
+    assert StepCost(start_seconds=4, step_seconds=0.8).steps(seconds) == steps
+
+
+@pytest.mark.parametrize(("start", "step"), [(0, 0), (-1, 1), (0, float("nan")), (float("inf"), 1)])
+def test_a_step_that_costs_nothing_or_no_number_is_refused(start: float, step: float) -> None:
+    with pytest.raises(ValueError, match="must take more than 0 seconds"):
+        StepCost(start_seconds=start, step_seconds=step)

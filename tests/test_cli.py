@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,12 @@ def test_an_unknown_architecture_gets_a_hint(capsys: pytest.CaptureFixture[str])
         (["--learning-rate", "0"], "must be above 0"),
         (["--evaluate-at", "1.5"], "between 0 and 1"),
         (["--charged", "stall"], "charged must name train"),
+        (["--archs", "inverted_unet3( width=32)", "inverted_unet3(width = 32)"], "each architecture once, got"),
+        (["--archs", "nowhere.toml"], "nowhere.toml: expected a TOML file of tables [[arch]], each with a name"),
+        (["--checkpoint-every-s", "0"], "takes seconds above 0, got 0"),
+        (["--search.usd", "-1"], "search.usd takes dollars above 0, got -1"),
+        (["--search.learning-rates", "1e-2", "1e-3"], "takes a lower and a higher one above 0, got 0.01 0.001"),
+        (["--search.batch-sizes", "0"], "takes sizes of at least 1"),
         (["--tolerance", "2"], "takes a share of the budget between 0 and 1, got 2"),
     ],
 )
@@ -94,3 +101,32 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
 
 def test_the_paper_epochs_preset_has_the_papers_epochs() -> None:
     assert chosen_budget(parse("paper-epochs")) == Budget(epochs={"srcnn": 50, "espcn": 40, "inverted_unet3": 10})
+
+
+def test_architectures_come_with_options_and_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "variants.toml"
+    file.write_text(
+        '[[arch]]\nname = "inverted_unet3"\nwidth = 32\ntitle = "Half"\n\n'
+        '[[arch]]\nname = "inverted_unet4"\nwidth = 8\n'
+    )
+    config = parse("paper", "--archs", "espcn", "inverted_unet3( width=16 )", str(file))
+    variants = ("inverted_unet3(width=16)", "inverted_unet3(width=32, title='Half')", "inverted_unet4(width=8)")
+    assert config.archs == ("espcn", *variants)
+
+
+@pytest.mark.parametrize("text", ["arch = 3", "[[arch]]\nwidth = 3", "[[arch", "archs = []"])
+def test_a_file_of_architectures_that_is_none_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "variants.toml"
+    file.write_text(text)
+    with pytest.raises(SystemExit):
+        parse("paper", "--archs", str(file))
+    assert "expected a TOML file of tables [[arch]]" in complaint_in(capsys.readouterr().err)
+
+
+def test_only_money_can_be_calibrated() -> None:
+    assert chosen_budget(parse("demo", "--mode", "calibrated")) == BUDGETS["demo"]
+    assert parse("demo", "--calibration", "x.json").calibrated
+    with pytest.raises(ValueError, match="--mode calibrated turns money into steps; this budget is in steps already"):
+        chosen_budget(parse("demo", "--mode", "calibrated", "--budget.samples", "100"))

@@ -24,6 +24,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
+from raysr import storage
 from raysr.compare import compare
 from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.evaluate import MEAN_NAMES
@@ -33,7 +34,7 @@ from raysr.manifest import ManifestError
 from raysr.models import build_model
 from raysr.presets import CompareConfig
 from raysr.report import write_report
-from raysr.runs import Outcome
+from raysr.runs import Outcome, Run
 from raysr.spec import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -303,58 +304,190 @@ def ledger_run(ledger: Ledger) -> Path:
     return Path(ledger.location).parents[1]
 
 
-def await_entry(job: "subprocess.Popen[str]", out: Path, wanted: Callable[[Entry], bool]) -> Entry:
-    """The first newest entry of any trial's ledger below `out` that is wanted; fails when the job ends before it."""
+def await_entry(job: "subprocess.Popen[str]", out: Path, wanted: Callable[[str, Entry], bool]) -> tuple[str, Entry]:
+    """The first newest entry of any trial's ledger below `out` that is wanted, with the trial's name.
+
+    Fails when the job ends before it.
+    """
     while job.poll() is None:
         for file in out.glob("*/ledger/*.jsonl"):
             entry = Ledger(str(file.parents[1]), file.stem).last()
-            if entry is not None and wanted(entry):
-                return entry
+            if entry is not None and wanted(file.stem, entry):
+                return file.stem, entry
         time.sleep(0.02)
     pytest.fail("the job ended before the moment at which to kill:\n" + "".join(job.communicate()))
 
 
+def attempts(out: Path) -> dict[str, int]:
+    """The newest attempt at each trial below `out`."""
+    last = {file.stem: Ledger(str(file.parents[1]), file.stem).last() for file in out.glob("*/ledger/*.jsonl")}
+    return {name: entry.attempt for name, entry in last.items() if entry is not None}
+
+
+def kill_inside_a_write(run: Path) -> None:
+    """SIGKILL a worker while its checkpoint is half-written: the temporary file is there, and stays."""
+    old, deadline = set(run.glob("trials/*/.state.pt.*.part")), time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for part in set(run.glob("trials/*/.state.pt.*.part")) - old:
+            entry = Ledger(str(run), part.parent.name).last()
+            assert entry is not None
+            os.kill(entry.pid, signal.SIGSTOP)  # so that what was seen still holds when it dies
+            os.kill(entry.pid, signal.SIGKILL if part.exists() else signal.SIGCONT)
+            if part.exists():
+                return
+    pytest.fail("no checkpoint was seen half-written")
+
+
 @pytest.mark.slow
-def test_a_comparison_killed_again_and_again_ends_as_if_nothing_had_happened(pairs: str, tmp_path: Path) -> None:
-    words = ["--archs", "bicubic", "espcn", "srcnn", "--budget.samples", "1500", "--evaluate-at", "0.2", "0.5", "0.8"]
-    subprocess.run(command(pairs, tmp_path / "calm", *words), cwd=ROOT, capture_output=True, check=True, timeout=400)
+@pytest.mark.timeout(1200)
+def test_a_calibrated_comparison_killed_at_five_moments_ends_as_if_nothing_had_happened(
+    pairs: str, tmp_path: Path
+) -> None:
+    words = ["--archs", "bicubic", "espcn", "srcnn", "--budget.gpu-seconds", "16", "--evaluate-at", "0.2", "0.5", "0.8"]
+    words += ["--schedule", "cosine", "--warmup", "0.1", "--checkpoint-every-s", "1"]
+    calm_command = command(pairs, tmp_path / "calm", *words, "--mode", "calibrated")
+    subprocess.run(calm_command, cwd=ROOT, capture_output=True, check=True, timeout=400)
+    calm = next((tmp_path / "calm").iterdir())
     out = tmp_path / "storm"
     out.mkdir()
-    seen: set[tuple[str, int]] = set()
-
-    def at(event: str) -> Callable[[Entry], bool]:
-        return lambda entry: entry.event == event and entry.step > 0 and (entry.at, entry.pid) not in seen
-
-    moments = [("driver", "checkpoint"), ("worker", "validation"), ("driver", "validation")]
-    again = command(pairs, out, *words)
-    for whom, event in moments:
+    moments = [("driver", "checkpoint"), ("worker", "checkpoint"), ("worker", "write"), ("driver", "validation")]
+    moments += [("worker", "validation")]
+    again = command(pairs, out, *words, "--calibration", str(calm / "calibration.json"))
+    for number, (whom, event) in enumerate(moments):
+        before = attempts(out)
         job = subprocess.Popen(again, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        entry = await_entry(job, out, at(event))
-        seen.add((entry.at, entry.pid))
-        os.kill(job.pid if whom == "driver" else entry.pid, signal.SIGKILL)
-        if whom == "worker":  # Ray Train begins another attempt of its own; the driver is killed in that one
-            await_entry(job, out, lambda later, killed=entry: later.attempt > killed.attempt)
-            job.kill()
-        job.communicate(timeout=60)
-        again = [sys.executable, "jobs/compare.py", "paper", "--resume", str(next(out.iterdir()))]
-    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    calm, storm = (next((tmp_path / name).iterdir()) for name in ("calm", "storm"))
+
+        def due(name: str, entry: Entry, event: str = event, before: dict[str, int] = before) -> bool:
+            fresh = entry.attempt > before.get(name, 0) and entry.step > 0
+            return fresh and entry.event == ("checkpoint" if event == "write" else event)
+
+        name, entry = await_entry(job, out, due)
+        (run,) = out.iterdir()
+        if event == "write":
+            kill_inside_a_write(run)
+        else:
+            os.kill(job.pid if whom == "driver" else entry.pid, signal.SIGKILL)
+        if whom == "worker":  # Ray Train begins another attempt of its own
+            now = attempts(out)
+            await_entry(job, out, lambda name, later, now=now: later.attempt > max(1, now.get(name, 0)))
+            if number + 1 < len(moments):
+                job.kill()
+        log = job.communicate(timeout=400)
+        again = [sys.executable, "jobs/compare.py", "paper", "--resume", str(run)]
+    assert job.returncode == 0, log
+    storm = run
     one, two = ([json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()] for run in (calm, storm))
-    exact = ("arch", "seed", "status", "steps", "epochs", *MEAN_NAMES, "perceptual_start")
+    exact = ("arch", "seed", "status", "steps", "epochs", "charged_usd", *MEAN_NAMES, "perceptual_start")
+    exact += ("equalisation_error_pct",)
     assert [{name: row[name] for name in exact} for row in two] == [{name: row[name] for name in exact} for row in one]
     for name in ("espcn-0", "srcnn-0"):
         weights = [load_file(run / "checkpoints" / f"{name}.safetensors") for run in (calm, storm)]
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    columns = ["arch", "seed", "step", "perceptual", "ms_ssim"]
-    curves = [pd.read_parquet(run / "curves.parquet")[columns] for run in (calm, storm)]
-    pd.testing.assert_frame_equal(*curves)
+    for table in ("curves", "images", "history"):
+        frames = [pd.read_parquet(run / f"{table}.parquet") for run in (calm, storm)]
+        pd.testing.assert_frame_equal(*frames)
     assert sum(row["attempts"] for row in two) >= 2 + len(moments)
-    assert len(json.loads((storm / "run.json").read_text())["resumed"]) == len(moments)
+    assert all(row["unaccounted_share"] < 0.02 for row in (*one, *two))
+    for name in ("espcn-0", "srcnn-0"):
+        ends = {entry.attempt: entry for entry in Ledger(str(storm), name).read()}
+        assert all(end.unaccounted_share < 0.02 for end in ends.values())
+    assert sum(row["seconds"]["lost"] for row in two) > 0
+    assert len(json.loads((storm / "run.json").read_text())["resumed"]) == len(moments) - 1
     # Nothing is left to do: resumed once more, the run stays as it is.
     before = (storm / "trials.jsonl").read_text()
+    again = [sys.executable, "jobs/compare.py", "paper", "--resume", str(storm)]
     subprocess.run(again, cwd=ROOT, capture_output=True, check=True, timeout=200)
     assert (storm / "trials.jsonl").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_resumed_after_its_driver_was_killed(pairs: str, s3: str, tmp_path: Path) -> None:
+    data, out = storage.join(s3, tmp_path.name, "set"), storage.join(s3, tmp_path.name, "runs")
+    for file in Path(pairs).iterdir():
+        storage.write_bytes(storage.join(data, file.name), file.read_bytes())
+    words = ["--archs", "bicubic", "espcn", "--budget.samples", "1200", "--evaluate-at", "0.2", "0.5"]
+    words += ["--out", out, "--data", data, "--checkpoint-every-s", "2"]
+    job = subprocess.Popen(
+        [*command(pairs, tmp_path, *words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    last: Entry | None = None
+    while last is None or last.event != "checkpoint" or last.step == 0:
+        assert job.poll() is None, job.communicate()
+        for name in storage.children(out):
+            last = Ledger(storage.join(out, name), "espcn-0").last()
+        time.sleep(0.05)
+    job.kill()
+    job.communicate(timeout=60)
+    (name,) = storage.children(out)
+    run = storage.join(out, name)
+    again = [sys.executable, "jobs/compare.py", "paper", "--resume", run]
+    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"report: {run}/report.html" in done.stdout
+    left = Run.read(run)
+    assert [(row.arch, row.status, row.steps) for row in left.trials] == [
+        ("bicubic", "finished", 0),
+        ("espcn", "finished", 600),
+    ]
+    assert left.trials[1].attempts == 2
+    assert {"report.html", "table.md", "run.json", "trials.jsonl", "tensorboard"} <= set(storage.children(run))
+    assert [entry.attempt for entry in Ledger(run, "espcn-0").read()] == sorted(
+        entry.attempt for entry in Ledger(run, "espcn-0").read()
+    )
+
+
+OWN = """
+from torch import nn
+
+class MyNet(nn.Module):
+    def __init__(self, scale, features=8):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, features, 3, padding=1), nn.ReLU(),
+                                    nn.Conv2d(features, scale**2, 3, padding=1), nn.PixelShuffle(scale))
+
+    def forward(self, lr):
+        return self.layers(lr)
+"""
+
+
+@pytest.mark.slow
+def test_variants_and_a_network_of_ones_own_are_searched_calibrated_and_compared(pairs: str, tmp_path: Path) -> None:
+    (tmp_path / "my_network.py").write_text(OWN)
+    (tmp_path / "variants.toml").write_text('[[arch]]\nname = "inverted_unet3"\nwidth = 8\ntitle = "Narrow"\n')
+    words = ["--archs", "bicubic", "variants.toml", "my_network:MyNet(features=4)", "--mode", "calibrated"]
+    words += ["--budget.gpu-seconds", "3", "--search.usd", "0.0018", "--search.batch-sizes", "1", "2"]
+    job = command(pairs, tmp_path / "runs", *words)
+    job[1] = str(ROOT / job[1])
+    done = subprocess.run(job, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    info = json.loads((run / "run.json").read_text())
+    own, narrow = "my_network:MyNet(features=4)", "inverted_unet3(width=8, title='Narrow')"
+    assert set(info["search"]) == {own, narrow}
+    for arch in (own, narrow):
+        found = info["search"][arch]
+        assert found["charged_usd"] == pytest.approx(0.0018, rel=0.2)
+        assert found["billed_usd"] > found["charged_usd"]
+        assert len(found["tried"]) >= 4
+        assert found["judged_on"] == 1
+        top = [one for one in found["tried"] if one["rung_usd"] >= 0.25 * 0.0018]
+        assert found["best"] == min(top, key=lambda one: one["perceptual"])["index"]
+    rows = {row["arch"]: row for row in map(json.loads, (run / "trials.jsonl").read_text().splitlines())}
+    assert {arch: row["status"] for arch, row in rows.items()} == dict.fromkeys(("bicubic", own, narrow), "finished")
+    timings = json.loads((run / "calibration.json").read_text())["archs"]
+    for arch in (own, narrow):
+        assert rows[arch]["steps"] == timings[arch]["steps"]
+        assert timings[arch]["conditions"]["batch_size"] == info["search"][arch]["settings"]["batch_size"]
+        assert rows[arch]["metered_usd"] != rows[arch]["charged_usd"]
+    assert info["models"][own] == "my_network:MyNet, the user's own; features=4"
+    assert "MyNet (features=4)" in done.stdout
+    assert "Narrow, before these runs and apart from their budget, had $0.00180" in done.stdout.replace("\n", " ")
+    assert (run / "checkpoints" / "my_network_MyNet_features_4-0.safetensors").is_file()
+    # The same command goes on with the run: nothing is searched or timed again.
+    again = [sys.executable, str(ROOT / "jobs/compare.py"), "paper", "--resume", str(run)]
+    before = (run / "trials.jsonl").read_text()
+    subprocess.run(again, cwd=tmp_path, capture_output=True, check=True, timeout=200)
+    assert (run / "trials.jsonl").read_text() == before
 
 
 @pytest.mark.parametrize(

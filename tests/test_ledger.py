@@ -16,7 +16,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def write(ledger: Ledger, step: int, train: float) -> None:
     seconds = {"train": train, "eval": 1.0}
-    ledger.write("heartbeat", step=step, seconds=seconds, charged_usd=train, billed_usd=train + 1)
+    ledger.write(
+        "heartbeat", step=step, seconds=seconds, charged_usd=train, billed_usd=train + 1, unaccounted_share=0.0
+    )
 
 
 def test_every_line_is_kept_in_order_with_its_attempt(run: str) -> None:
@@ -47,7 +49,9 @@ def test_attempts_that_crash_one_after_the_other_lose_everything_between(run: st
     first.begin(NOTHING)
     write(first, 9, 20.0)
     assert second.begin(NOTHING) == pytest.approx(21)
-    second.write("heartbeat", step=3, seconds={"train": 6.0, "lost": 21.0}, charged_usd=6, billed_usd=27)
+    second.write(
+        "heartbeat", step=3, seconds={"train": 6.0, "lost": 21.0}, charged_usd=6, billed_usd=27, unaccounted_share=0.0
+    )
     assert third.begin(NOTHING) == pytest.approx(27)
 
 

@@ -1,4 +1,6 @@
+import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,28 @@ from skimage import data as photographs
 from torch import nn
 
 from raysr.losses import load_perceptual
-from raysr.models import MODELS, build_model, count_parameters, find_architecture
+from raysr.models import MODELS, build_model, count_parameters, file_name, find_architecture
 from raysr.models.inverted_unet import InvertedUNet
+
+OWN = """
+from torch import nn
+
+class MyNet(nn.Module):
+    def __init__(self, scale, features=8):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, features, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(features, scale**2, 3, padding=1), nn.PixelShuffle(scale),
+        )
+
+    def forward(self, lr):
+        return self.layers(lr)
+
+class Scaleless(nn.Module):
+    def __init__(self):
+        super().__init__()
+"""
+"""What a user would write."""
 
 TRAINED = [arch for arch in MODELS if arch != "bicubic"]
 PARAMETERS = {"bicubic": 0, "srcnn": 8129, "espcn": 21284, "inverted_unet3": 97729, "inverted_unet4": 136977}
@@ -163,3 +185,55 @@ def test_without_its_start_in_the_middle_the_last_relu_kills_some_seeds(monkeypa
     loss = load_perceptual("vgg-random")
     dead = [seed for seed in range(50) if not is_live_after_20_steps("inverted_unet3", seed, 1e-4, loss)]
     assert dead
+
+
+def test_a_variant_has_its_options_in_its_title_and_its_size() -> None:
+    arch = "inverted_unet3(width=32)"
+    assert find_architecture(arch).title == "Inverted U-Net (width=32)"
+    assert find_architecture("inverted_unet4(width=16, title='Small')").title == "Small"
+    layers = [layer for layer in build_model(arch, 2).layers if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in layers] == [32, 32, 32, 16, 8, 1]
+    assert count_parameters(build_model("inverted_unet3(width=64)", 2)) == count_parameters(
+        build_model("inverted_unet3", 2)
+    )
+    assert find_architecture(arch).paper_epochs is None
+
+
+@pytest.mark.parametrize(
+    ("arch", "complaint"),
+    [
+        ("inverted_unet3(width=30)", "width must be a positive multiple of 4, got 30"),
+        ("inverted_unet3(widht=32)", r"inverted_unet3 has no option 'widht'; it has width \(default 64\)"),
+        ("inverted_unet3(ups=4)", "inverted_unet3 has no option 'ups'"),
+        ("srcnn(width=1)", "srcnn has no option 'width'; it has none"),
+        ("inverted_unet3(32)", "options need names.* expected a name, or one with options"),
+        ("inverted_unet3(width=", "cannot read the architecture"),
+        ("inverted_unet3(width=open('x'))", "cannot read the architecture"),
+        ("inverted_unet5(width=4)", "unknown architecture .* did you mean 'inverted_unet"),
+        ("nowhere.nothing:Net", "nowhere.nothing:Net: no module 'nowhere' in .* or among the installed packages"),
+        ("raysr.models:Nothing", "raysr.models has no class or function 'Nothing'"),
+        ("fractions:Fraction", "fractions:Fraction must build a torch.nn.Module from the scale, and built a Fraction"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused_with_the_reason(arch: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        build_model(arch, 2)
+
+
+def test_a_network_of_ones_own_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_network.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    model = build_model("my_network:MyNet(features=5)", 3)
+    assert model(torch.zeros(2, 1, 4, 6)).shape == (2, 1, 12, 18)
+    assert find_architecture("my_network:MyNet(features=5)").title == "MyNet (features=5)"
+    with pytest.raises(ValueError, match=r"has no option 'width'; it has features \(default 8\)"):
+        find_architecture("my_network:MyNet(width=5)")
+    with pytest.raises(ValueError, match=r"my_network:Scaleless cannot be made as Scaleless\(scale\): too many pos"):
+        find_architecture("my_network:Scaleless")
+
+
+def test_the_name_of_a_file_holds_nothing_that_a_shell_would_read() -> None:
+    assert file_name("inverted_unet3(width=32)") == "inverted_unet3_width_32"
+    assert file_name("my.module:Net(a='x y')") == "my.module_Net_a_x_y"
+    assert [file_name(arch) for arch in MODELS] == list(MODELS)

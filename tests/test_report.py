@@ -79,18 +79,26 @@ def make_run(folder: Path, *trials: TrialRow, **changes: Any) -> Run:
     )
     images = pd.DataFrame(
         [
-            asdict(trial) | {"image_id": f"{photograph}.png#000", "photograph": photograph, "perceptual": score + bonus}
+            asdict(trial)
+            | {
+                "step": trial.steps,
+                "image_id": f"{photograph}.png#000",
+                "photograph": photograph,
+                "perceptual": score + bonus,
+            }
             for trial in trials
             if (score := trial.perceptual) is not None
             for photograph, bonus in (("camera", -HARDER), ("cat", 0.0), ("dog", HARDER))
         ],
-        columns=pd.Index(["arch", "seed", *ImageScore.__dataclass_fields__]),
+        columns=pd.Index(["arch", "seed", "step", *ImageScore.__dataclass_fields__]),
     )
     for name in ("hr", "lr"):
         write_png(storage.join(str(folder), "pictures", f"{name}.png"), np.full((8, 8), 90, np.uint8))
     for trial in trials:
         TrialFiles(str(folder), trial.arch, trial.seed).write_picture(np.full((8, 8), 99, np.uint8))
-    return Run(folder=str(folder), info=info | changes, trials=list(trials), curves=curves, images=images)
+    return Run(
+        folder=str(folder), info=info | changes, trials=list(trials), curves=curves, images=images, history=images
+    )
 
 
 def said(run: Run) -> str:
@@ -365,3 +373,42 @@ def test_a_price_of_another_card_is_pointed_out(tmp_path: Path) -> None:
         tmp_path, row("srcnn", 0.1), notional=False, device="NVIDIA H100", price=price | {"accelerator": "H100 SXM"}
     )
     assert "another card" not in said(right)
+
+
+def test_a_clock_that_disagrees_with_the_frozen_cost_is_warned_about(tmp_path: Path) -> None:
+    config = {"train": {"evaluate_at": [0.5]}, "mode": "calibrated"}
+    near, far = row("srcnn", 0.02, metered_usd=1.05 * BUDGET), row("espcn", 0.01, metered_usd=1.3 * BUDGET)
+    run = make_run(tmp_path, near, far, row("bicubic", 0.03, metered_usd=0.0), config=config, timing_seconds=40.0)
+    assert "The timing cost $0.00300, which no trial pays." in said(run)
+    assert "Calibrated: every seed took the steps that its architecture's frozen cost" in said(run)
+    assert "more than 10% for espcn seed 0 +31%: the machine was busier" in said(run)
+    fine = make_run(tmp_path, near, row("bicubic", 0.03), config=config, timing_seconds=40.0)
+    assert "Warning" not in said(fine)
+    assert "Calibrated" not in said(make_run(tmp_path, near, far))
+
+
+def test_a_search_is_reported_apart_with_what_it_found(tmp_path: Path) -> None:
+    config = {"train": {"evaluate_at": [0.5]}, "search": {"usd": 0.5}}
+    settings = {"learning_rate": 0.0003, "batch_size": 8, "schedule": "cosine"}
+    found = {"settings": settings, "tried": [{}] * 11, "judged_on": 3, "charged_usd": 0.499, "billed_usd": 0.61}
+    run = make_run(tmp_path, row("srcnn", 0.02), config=config, search={"srcnn": found})
+    assert "SRCNN, before these runs and apart from their budget, had $0.500 to search" in said(run)
+    assert "the best of 11 configurations on 3 training photographs set apart ($0.499 charged, $0.610 with" in said(run)
+    assert "The learning rate falls to 0 at the end" in said(run)
+
+
+def test_the_quality_at_every_share_has_its_interval(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("srcnn", 0.02), row("espcn", 0.01))
+    earlier = run.history.assign(step=50, perceptual=run.history["perceptual"] * 3)
+    halves = run.curves[run.curves["fraction"] == 1].assign(fraction=0.5, step=50)
+    curves = pd.concat([run.curves, halves.assign(perceptual=halves["perceptual"] * 3)])
+    run = replace(run, curves=curves, history=pd.concat([run.history, earlier]))
+    points = {(point.arch, point.share): point for point in find(run).quality}
+    half, whole = points["srcnn", 0.5].estimate, points["srcnn", 1.0].estimate
+    assert half is not None
+    assert whole is not None
+    assert (half.mean, whole.mean) == (pytest.approx(0.06), pytest.approx(0.02))
+    assert half.high is not None
+    assert whole.high is not None
+    assert half.high - half.mean == pytest.approx(3 * (whole.high - whole.mean))
+    assert f"0.0600 [{half.low:.4f}, {half.high:.4f}] (2)" in table_markdown(find(run))

@@ -24,8 +24,9 @@ ORDER = [
         "world",
         "budget",
         "spec",
-        "runs",
+        "calibration",
         "ledger",
+        "runs",
         "progress",
         "trial",
     ),
@@ -35,6 +36,7 @@ ORDER = [
         "presets",
         "resume",
         "launch",
+        "search",
         "compare",
         "statistics",
         "standings",
@@ -46,7 +48,7 @@ ORDER = [
 ]
 """A module imports only from those before it."""
 
-RAY = {"ray.train": {"train", "launch"}, "ray.tune": {"launch"}, "ray.data": {"prepare"}}
+RAY = {"ray.train": {"train", "launch"}, "ray.tune": {"launch", "search"}, "ray.data": {"prepare"}}
 """Who may know a part of Ray. launch.py only hands train.py's worker to Ray Train's trainer."""
 
 

@@ -50,6 +50,13 @@ def test_a_folder_without_a_set_is_refused_before_a_run_is_made(tmp_path: Path) 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_network_that_does_not_enlarge_is_refused_before_it_trains(small_set: str, tmp_path: Path) -> None:
+    # The identity gives back the size that it was given.
+    config = TrainOneConfig(arch="torch.nn:Identity", data=small_set, out=str(tmp_path / "runs"), train=TRAIN)
+    with pytest.raises(ValueError, match=r"must turn \[1, 1, 16, 16\] into floats \[1, 1, 32, 32\] at scale 2, gave"):
+        train_one(config, Console(file=io.StringIO()))
+
+
 def test_an_unknown_architecture_gets_a_hint() -> None:
     with pytest.raises(ValueError, match=r"unknown architecture 'espn'; did you mean 'espcn'\?"):
         TrainOneConfig(arch="espn", data="set")

@@ -2,6 +2,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from raysr.cost import DEFAULT_PRICE, Budget
-from raysr.evaluate import to_uint8, upscale
+from raysr.cost import DEFAULT_PRICE, Budget, StepCost
+from raysr.evaluate import MEAN_NAMES, to_uint8, upscale
 from raysr.models import build_model
 from raysr.pairs import PairSet
 from raysr.progress import Progress
-from raysr.runs import TrialFiles
+from raysr.runs import TrialFiles, unfinished_row
 from raysr.spec import TrainConfig, TrialSpec
-from raysr.train import Reporter, run_trial
-from raysr.trial import DEAD_AFTER_CHECKS, Trial, unfinished_row
+from raysr.train import TIMED_BLOCKS, WARMUP_STEPS, Reporter, run_trial, time_steps
+from raysr.trial import DEAD_AFTER_CHECKS, Trial
 from raysr.world import World
 
 CONFIG = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
@@ -47,6 +48,7 @@ def make_trial(small_set: str, tmp_path: Path) -> Callable[..., Trial]:
         step_seconds: Callable[[int], float] = lambda step: 1.0,
         run: str = "run",
         train: TrainConfig = CONFIG,
+        **more: Any,
     ) -> Trial:
         """A trial whose steps take `step_seconds(step)` of its own clock."""
         spec = TrialSpec(
@@ -57,6 +59,7 @@ def make_trial(small_set: str, tmp_path: Path) -> Callable[..., Trial]:
             budget=budget or Budget(gpu_seconds=10),
             price=DEFAULT_PRICE,
             train=train,
+            **more,
         )
         clock = Clock()
         trial = Trial(spec, World(), clock=clock)
@@ -165,6 +168,85 @@ def test_dear_and_cheap_steps_end_within_one_of_the_budget_through_a_crash(
     assert (1, "checkpoint") in events
 
 
+def test_checkpoints_come_by_the_clock_too_and_a_resumed_trial_goes_on_exactly_there(
+    make_trial: Callable[..., Trial],
+) -> None:
+    budget = Budget(samples=28)  # 14 steps
+    calm = run_trial(make_trial(budget=budget, run="calm"), SILENT)
+    first = make_trial(budget=budget, checkpoint_every_s=3.0)
+    assert first.optimizer is not None
+
+    def crash(*_: object) -> None:
+        if first.step == 12:
+            raise CrashError
+
+    first.optimizer.register_step_pre_hook(crash)
+    with pytest.raises(CrashError):
+        run_trial(first, SILENT)
+    # By the clock after 3 and 6 steps, by the validation after half (7), by the clock again after 10.
+    assert [entry.step for entry in first.ledger.read() if entry.event == "checkpoint"] == [0, 3, 6, 7, 10]
+    second = make_trial(budget=budget, checkpoint_every_s=3.0)
+    second.load_state(torch.load(io.BytesIO(second.files.read_state() or b"")))
+    assert second.step == 10
+    row = run_trial(second, SILENT)
+    exact = ("steps", *MEAN_NAMES, "perceptual_start")
+    assert [getattr(row, name) for name in exact] == [getattr(calm, name) for name in exact]
+    one, two = (TrialFiles(trial.run, "espcn", 3).read_curve() for trial in (first.files, make_trial(run="calm").files))
+    assert [(point.step, point.loss) for point in one] == [(point.step, point.loss) for point in two]
+
+
+def test_a_trial_killed_between_its_last_validation_and_its_row_keeps_its_curve(
+    make_trial: Callable[..., Trial],
+) -> None:
+    budget = Budget(samples=8)
+
+    class Die(Reporter):
+        def validated(self, trial: Trial) -> None:
+            if trial.step == 4:
+                raise CrashError
+
+    calm = make_trial(budget=budget, run="calm")
+    run_trial(calm, SILENT)
+    first, second = make_trial(budget=budget), make_trial(budget=budget)
+    with pytest.raises(CrashError):
+        run_trial(first, Die(lambda progress: None))
+    second.load_state(torch.load(io.BytesIO(second.files.read_state() or b"")))
+    run_trial(second, SILENT)
+    assert second.curve[-1].loss is not None
+    assert [(p.step, p.loss, p.perceptual) for p in second.curve] == [
+        (p.step, p.loss, p.perceptual) for p in calm.curve
+    ]
+
+
+def test_at_a_frozen_cost_unlike_clocks_leave_the_same_trial(make_trial: Callable[..., Trial]) -> None:
+    frozen = StepCost(start_seconds=2, step_seconds=0.8)
+    config = replace(CONFIG, schedule="cosine", warmup=0.1)
+    slow, fast = (
+        run_trial(
+            make_trial(step_seconds=lambda step, s=seconds: s, run=f"{seconds}", frozen=frozen, train=config), SILENT
+        )
+        for seconds in (3.0, 0.1)
+    )
+    assert (slow.status, slow.steps) == ("finished", 10)
+    assert slow.charged_usd == pytest.approx(DEFAULT_PRICE.usd(10))
+    assert slow.equalisation_error_pct == pytest.approx(0)
+    assert (slow.metered_usd, fast.metered_usd) == pytest.approx((DEFAULT_PRICE.usd(30), DEFAULT_PRICE.usd(1)))
+    exact = ("steps", "charged_usd", *MEAN_NAMES)
+    assert [getattr(slow, name) for name in exact] == [getattr(fast, name) for name in exact]
+
+
+def test_a_step_is_timed_by_its_median_and_the_start_is_counted_once(make_trial: Callable[..., Trial]) -> None:
+    # The first step compiles for 20 s; one of the timed ones is held up.
+    seconds = {1: 20.0, WARMUP_STEPS + 4: 9.0}
+    trial = make_trial("srcnn", step_seconds=lambda step: seconds.get(step, 0.7))
+    timing = time_steps(trial)
+    assert timing.cost.step_seconds == pytest.approx(0.7)
+    assert timing.cost.start_seconds == pytest.approx(19.3)
+    assert (timing.timed_steps, trial.step) == (TIMED_BLOCKS, TIMED_BLOCKS + WARMUP_STEPS)
+    assert timing.cost.seconds(3) == pytest.approx(20 + 2 * 0.7)
+    assert timing.spent_seconds >= 20 + 2 * 0.7 + 9 + 8 * 0.7 - 1e-6
+
+
 def test_validation_and_reporting_are_free(make_trial: Callable[..., Trial]) -> None:
     trial = make_trial(budget=Budget(gpu_seconds=4))
     clock = trial.meter._clock
@@ -221,7 +303,10 @@ def test_a_trial_leaves_weights_scores_and_a_picture_that_agree(make_trial: Call
     files = TrialFiles(trial.spec.run, "espcn", 3)
     assert files.read_row() == row
     assert files.read_curve() == trial.curve
-    assert [score["image_id"] for score in files.read_images()] == [score.image_id for score in trial.scores]
+    pictures = [score.image_id for score in trial.scores]
+    kept = [(score["step"], score["image_id"]) for score in files.read_images()]
+    assert kept == [(step, picture) for step in (0, 1, 2) for picture in pictures]
+    assert [score["perceptual"] for score in files.read_images()[-2:]] == [score.perceptual for score in trial.scores]
 
 
 def test_a_network_whose_picture_has_died_ends_as_dead_with_money_left(make_trial: Callable[..., Trial]) -> None:
@@ -378,4 +463,5 @@ def test_two_workers_train_one_network_and_both_are_paid(small_set: str, tmp_pat
     for name, tensor in one["weights"].items():
         assert torch.equal(two["weights"][name], tensor), name
     # Validation is shared out: both pictures are in rank 0's scores.
-    assert len(TrialFiles(str(run), "espcn", 0).read_images()) == 2
+    images = TrialFiles(str(run), "espcn", 0).read_images()
+    assert [(score["step"], score["image_id"]) for score in images[-2:]] == [(6, "02.png"), (6, "04.png")]

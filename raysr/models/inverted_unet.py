@@ -6,29 +6,32 @@ from torch import Tensor, nn
 OUTPUT_BIAS = 0.4
 """Start of the last bias. With torch's default the last ReLU left 8 of 20 seeds with an all-zero picture."""
 
-WIDTHS = {3: (32, 16), 4: (32, 16, 16)}
-"""Filters of the strided convolutions, by the number of upsamples."""
+NARROWER = {3: (2, 4), 4: (2, 4, 4)}
+"""By how much the strided convolutions are narrower than the upsampling ones, by the number of upsamples."""
 
 
 class InvertedUNet(nn.Module):
-    """Algorithm 1 of the paper: `ups` x [nearest x2, conv3x3 64, ReLU], then stride-2 conv3x3, then conv3x3 to Y.
+    """Algorithm 1 of the paper: `ups` x [nearest x2, conv3x3, ReLU], then stride-2 conv3x3, then conv3x3 to Y.
 
-    Three upsamples come back to x2 through 32 and 16 filters (the paper); four through 32, 16 and 16 (its future
-    work). Raises ValueError for another `ups`, or a scale other than 2.
+    With the paper's `width` of 64 filters, three upsamples come back to x2 through 32 and 16 (the paper); four through
+    32, 16 and 16 (its future work). Raises ValueError for another `ups`, a width that is no positive multiple of 4, or
+    a scale other than 2.
     """
 
-    def __init__(self, scale: int, ups: int = 3) -> None:
+    def __init__(self, scale: int, ups: int = 3, width: int = 64) -> None:
         super().__init__()
-        if ups not in WIDTHS or scale != 2:
+        if ups not in NARROWER or scale != 2:
             raise ValueError(f"the Inverted U-Net is defined for 3 or 4 ups at scale 2, got ups={ups}, scale={scale}")
+        if width < 4 or width % 4:
+            raise ValueError(f"the Inverted U-Net's width must be a positive multiple of 4, got {width}")
         layers: list[nn.Module] = []
         channels = 1
         for _ in range(ups):
-            layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU()]
-            channels = 64
-        for width in WIDTHS[ups]:
-            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU()]
+            layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
             channels = width
+        for narrower in NARROWER[ups]:
+            layers += [nn.Conv2d(channels, width // narrower, 3, stride=2, padding=1), nn.ReLU()]
+            channels = width // narrower
         output = nn.Conv2d(channels, 1, 3, padding=1)
         # The one departure from the paper: all six convolutions end in ReLU (Algorithm 1), the last one too, so a
         # seed whose output starts all zero has no gradient and never learns. Start in the middle of the range.

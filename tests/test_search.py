@@ -1,0 +1,123 @@
+"""The search's money and its third split; the whole of it on Ray is tried in test_compare."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ray.tune.search import Searcher
+
+from raysr.cost import Budget, Price
+from raysr.ledger import Ledger
+from raysr.pairs import PairSet
+from raysr.presets import SearchConfig
+from raysr.search import MOST_FAILURES, _Money, check_search, configured, draw, judging_photographs
+from raysr.spec import TrainConfig, TrialSpec, open_sets
+
+pytestmark = pytest.mark.ray
+
+DOLLAR_A_SECOND = Price(usd_per_hour=3600, source="test", date="2026-11-24")
+TRAIN = TrainConfig(batch_size=2, patch_px=16, perceptual="vgg-random")
+SEARCH = SearchConfig(usd=36, batch_sizes=(1, 2))
+
+
+@pytest.fixture
+def base(small_set: str, tmp_path: Path) -> TrialSpec:
+    return TrialSpec(
+        arch="espcn",
+        seed=0,
+        data=small_set,
+        run=str(tmp_path / "search"),
+        budget=Budget(usd=1),
+        price=DOLLAR_A_SECOND,
+        train=TRAIN,
+        held_out=judging_photographs(small_set),
+    )
+
+
+def spent(spec: TrialSpec, usd: float) -> None:
+    ledger = Ledger(spec.run, spec.name)
+    ledger.begin({})
+    ledger.write("end", step=1, seconds={"train": usd}, charged_usd=usd, billed_usd=2 * usd, unaccounted_share=0.0)
+
+
+def test_the_search_is_judged_on_training_photographs_that_it_does_not_train_on(base: TrialSpec) -> None:
+    train, judge = open_sets(base)
+    every, val = PairSet(base.data, "train"), PairSet(base.data, "val")
+    assert judge.photographs == set(base.held_out)
+    assert train.photographs == every.photographs - judge.photographs
+    assert len(train) + len(judge) == len(every) == 6
+    assert not judge.photographs & val.photographs
+    assert {row.photograph for row in judge.rows()} == judge.photographs
+    kept = {row.image_id: row for row in every.rows() if row.photograph not in judge.photographs}
+    for row in train.rows():
+        assert np.array_equal(row.hr, kept.pop(row.image_id).hr)
+    assert not kept
+    assert judging_photographs(base.data) == base.held_out
+
+
+def test_a_trial_without_a_search_keeps_the_sets_own_splits(base: TrialSpec) -> None:
+    train, val = open_sets(replace(base, held_out=()))
+    assert (train.split, val.split, len(train), len(val)) == ("train", "val", 6, 2)
+
+
+def test_every_architecture_is_offered_the_same_configurations_its_own_first() -> None:
+    assert draw(SEARCH, TRAIN, 0) == {"learning_rate": 1e-4, "batch_size": 2, "schedule": "constant"}
+    drawn = [draw(SEARCH, TRAIN, index) for index in range(1, 200)]
+    assert drawn == [draw(SEARCH, replace(TRAIN, learning_rate=1), index) for index in range(1, 200)]
+    rates = np.array([one["learning_rate"] for one in drawn])
+    assert 3e-5 <= rates.min() < 4e-5
+    assert 2e-3 < rates.max() <= 3e-3
+    assert np.median(np.log10(rates)) == pytest.approx(np.log10(3e-4), abs=0.2)  # by its logarithm
+    assert {one["batch_size"] for one in drawn} == {1, 2}
+    assert {one["schedule"] for one in drawn} == {"constant", "cosine"}
+
+
+def test_a_configuration_is_judged_at_a_ninth_a_third_and_the_whole_of_what_it_may_spend(base: TrialSpec) -> None:
+    assert configured(base, SEARCH, 3, 9.0).train.evaluate_at == pytest.approx((1 / 9, 1 / 3))
+    assert configured(base, SEARCH, 3, 10.0).train.evaluate_at == pytest.approx((0.1, 0.3, 0.9))
+    assert configured(base, SEARCH, 3, 2.0).train.evaluate_at == pytest.approx((0.5,))
+
+
+def test_what_a_configuration_does_not_spend_is_there_for_others_and_all_of_it_goes(base: TrialSpec) -> None:
+    money = _Money(base, SEARCH)
+    rng = np.random.default_rng(1)
+    offers, total = 0, 0.0
+    while (offer := money.suggest(f"{offers}")) != Searcher.FINISHED:
+        assert isinstance(offer, dict)
+        # Judged at 1, 3 and 9 dollars: most end early. A step costs up to a tenth of a dollar.
+        usd = float(rng.choice([1.0, 1.0, 3.0, offer["usd"]])) - float(rng.uniform(0, 0.1))
+        usd = min(usd, offer["usd"])
+        spent(configured(base, SEARCH, offer["index"], offer["usd"]), usd)
+        money.on_trial_complete(f"{offers}", {"rung_usd": usd, "perceptual": 0.1})
+        offers, total = offers + 1, total + usd
+    assert offers > 8
+    assert 36 - 1.1 < total <= 36
+    assert [one.index for one in money.tried()] == list(range(offers))
+    assert sum(one.charged_usd for one in money.tried()) == pytest.approx(total)
+
+
+def test_while_others_may_give_money_back_the_search_waits(base: TrialSpec) -> None:
+    money = _Money(base, SEARCH)
+    for trial in "abcd":
+        assert isinstance(money.suggest(trial), dict)
+    assert money.suggest("e") is None
+    assert not money.finished
+    spent(configured(base, SEARCH, 0, 9.0), 1.0)
+    money.on_trial_complete("a", {"rung_usd": 1.0, "perceptual": 0.2})
+    assert money.suggest("e") == {"index": 4, "usd": pytest.approx(8.0)}
+
+
+def test_a_search_of_which_everything_fails_ends(base: TrialSpec) -> None:
+    money = _Money(base, SEARCH)
+    for index in range(MOST_FAILURES):
+        assert isinstance(money.suggest(f"{index}"), dict)
+        money.on_trial_complete(f"{index}", None, error=True)
+    assert money.suggest("last") == Searcher.FINISHED
+
+
+def test_a_search_that_cannot_run_is_refused(base: TrialSpec) -> None:
+    with pytest.raises(ValueError, match="has 5 training pairs, fewer than a batch of 6"):
+        check_search(replace(SEARCH, batch_sizes=(2, 6)), [base], 1)
+    with pytest.raises(ValueError, match="batch size 1 must be a positive multiple of the 2 workers"):
+        check_search(SEARCH, [base], 2)
