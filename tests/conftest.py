@@ -1,11 +1,10 @@
 """Shared fixtures. Signatures with shapes are checked while the tests run."""
 
+import http.client
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,14 +106,18 @@ def s3() -> Iterator[str]:
     try:
         deadline = time.monotonic() + 60
         while True:
+            # Not urllib: it keeps the proxies of its first call, and a test of what happens offline names one.
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             try:
-                make = urllib.request.Request(f"{address}/raysr-test", method="PUT")  # noqa: S310
-                urllib.request.urlopen(make, timeout=5).close()  # noqa: S310
+                connection.request("PUT", "/raysr-test")
+                assert connection.getresponse().status == 200
                 break
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:
                 if server.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+            finally:
+                connection.close()
         with pytest.MonkeyPatch.context() as patch:
             for name, value in settings.items():
                 patch.setenv(name, value)
