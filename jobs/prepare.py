@@ -1,29 +1,35 @@
 """Turn photographs into checksummed Parquet luminance pairs."""
 
+import time
+
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
 from raysr.cli import fail
-from raysr.prepare import PrepareConfig, prepare
+from raysr.describe import check_set, summary
+from raysr.manifest import ManifestError
+from raysr.prepare import PrepareConfig, PrepareDisplay, prepare
 
 
 def main() -> None:
-    config = tyro.cli(PrepareConfig)
-    console = Console()
+    console, start = Console(), time.monotonic()
     try:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("shards", total=None)
-            manifest = prepare(config, lambda done, total: bar.update(task, completed=done, total=total))
-    except (ValueError, OSError) as error:
+        config = tyro.cli(PrepareConfig)
+        if config.describe is not None:
+            manifest = check_set(config.describe)
+        else:
+            with PrepareDisplay(console) as display:
+                manifest = prepare(config, display.update)
+    except (ValueError, OSError, ManifestError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("stopped; no manifest was written, so the same command can be given again", code=130)
-    for split, count in manifest.pairs.items():
-        console.print(f"{split}: {count} pairs of {manifest.photographs[split]} photographs")
-    for refusal in manifest.refused:
-        console.print(f"refused {refusal.image_id}: {refusal.reason}", soft_wrap=True, markup=False)
-    console.print(f"{config.out}: content sha256 {manifest.content_sha256}", soft_wrap=True)
+        fail("stopped; give the same command again and it goes on from here", code=130)
+    for line in summary(manifest):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if config.describe is not None:
+        console.print(f"{config.describe}: every hash is right", soft_wrap=True)
+    else:
+        console.print(f"{config.out}: prepared in {time.monotonic() - start:.1f} s", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ TIMED_RUNS = 7
 def upscale(model: nn.Module, row: PairRow, device: torch.device, precision: Precision) -> torch.Tensor:
     """The network's picture for one pair: [1, 1, H, W], float32, clamped to [0, 1]."""
     with torch.no_grad(), autocast(precision, device):
-        return model(to_tensor([row.lr]).to(device)).float().clamp(0, 1)
+        return model(to_tensor([row.lr], row.y_range).to(device)).float().clamp(0, 1)
 
 
 def evaluate(
@@ -79,12 +79,12 @@ def _score_row(
     device: torch.device,
     precision: Precision,
 ) -> ImageScore:
-    sr, hr = upscale(model, row, device, precision), to_tensor([row.hr]).to(device)
-    whole = score(sr, hr, perceptual, alex)
+    sr, hr = upscale(model, row, device, precision), to_tensor([row.hr], row.y_range).to(device)
+    whole = score(sr, hr, perceptual, alex, row.y_range)
     if row.content_box == (0, 0, hr.shape[-1], hr.shape[-2]):
         content, note = whole, None if whole.ms_ssim is not None else f"{hr.shape[-1]} pixels are too few for ms_ssim"
     else:
-        content, note = score_content(sr, hr, row.content_box, perceptual, alex)
+        content, note = score_content(sr, hr, row.content_box, perceptual, alex, row.y_range)
     inside = {f"{name}_content": value for name, value in asdict(content).items()}
     return ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(whole), **inside, note=note)
 
@@ -93,7 +93,7 @@ def inference_ms(
     model: nn.Module, row: PairRow, *, device: torch.device, precision: Precision, synchronise: Callable[[], None]
 ) -> float:
     """Milliseconds to enlarge one picture that is on the device already: the median of TIMED_RUNS after a first one."""
-    lr = to_tensor([row.lr]).to(device)
+    lr = to_tensor([row.lr], row.y_range).to(device)
     seconds: list[float] = []
     with torch.no_grad(), autocast(precision, device):
         for _ in range(1 + TIMED_RUNS):

@@ -1,20 +1,29 @@
 """From the bytes of a photograph to luminance pairs: pure functions on Pillow and numpy."""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 """What `decode` opens. Of an MPO, a JPEG with a second view inside as many phones write, the first view is taken."""
 
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is turned."""
+
 MAX_PIXELS = 89_478_485
 """Largest picture that `decode` unpacks, Pillow's own limit: a small file can claim to be a huge picture."""
+
+YRange = Literal["full", "limited"]
+Y_LIMITED = (16, 235)
+"""Luminance of black and of white in ITU-R BT.601's limited range."""
 
 Luminance = UInt8[np.ndarray, "h w"]
 
@@ -43,6 +52,23 @@ class Geometry:
     fit: Literal["pad", "crop", "tiles"] | None = None
     """pad: shrink to fit the square and pad with black, as in the paper. crop: shrink the largest centred square.
     tiles: every whole square of the full-size photograph. None: tiles for `bundled`, pad for everything else."""
+    kernel: Literal["pillow", "matlab"] = "pillow"
+    """What makes the input from the target: Pillow's bicubic, as in the paper, or MATLAB's imresize, as in the
+    literature."""
+    y_range: YRange = "full"
+    """Luminance from 0 to 255 (the paper's), or from 16 to 235 as in ITU-R BT.601 (the literature's)."""
+    fast_jpeg: Annotated[bool, tyro.conf.arg(prefix_name=False)] = False
+    """Decode a JPEG's luminance alone, and no larger than twice what pad and crop need; pixels differ a little."""
+
+    @property
+    def lr_px(self) -> int:
+        """Side of the square input, in pixels."""
+        return self.hr_px // self.scale
+
+    @property
+    def black(self) -> int:
+        """The luminance of black."""
+        return Y_LIMITED[0] if self.y_range == "limited" else 0
 
     def __post_init__(self) -> None:
         if self.scale not in (2, 3, 4) or self.hr_px < 1 or self.hr_px % self.scale:
@@ -60,12 +86,48 @@ class Pair(NamedTuple):
     content_box: Box
 
 
-def decode(data: bytes) -> Image.Image:
-    """Open one still picture safely: upright (EXIF rotation applied), 8 bits, mode L or RGB, alpha laid on black.
+class Photo(NamedTuple):
+    """An opened picture."""
 
-    Raises PictureError with the reason: not a picture, damaged, animated, over MAX_PIXELS, or without 8- or 16-bit
-    integer samples.
+    image: Image.Image
+    """Upright (EXIF rotation applied), 8 bits, mode L or RGB, alpha laid on black."""
+    full_size: tuple[int, int]
+    """Width and height in the file, upright; `image` is smaller where it was decoded at a reduced size."""
+    notes: tuple[str, ...]
+    """What was changed on the way: alpha laid on black, 16 bits, CMYK, rotation."""
+
+
+def decode(data: bytes, fast_for_px: int | None = None, fit: str | None = None) -> Photo:
+    """Open one still picture safely.
+
+    With `fast_for_px`, a JPEG is decoded to luminance alone, for pad and crop no larger than twice the square of that
+    side needs. Raises PictureError with the reason: not a picture, damaged, animated, over MAX_PIXELS, or without 8- or
+    16-bit integer samples.
     """
+    image = _identify(data)
+    # Damaged files raise almost anything from inside a decoder (struct.error, IndexError, SyntaxError, ...).
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":
+                raise PictureError(f"animated or multi-page ({frames} frames)")
+            notes, size = _notes(image), image.size
+            if fast_for_px is not None and image.mode in ("L", "RGB"):
+                within = {"pad": max(size), "crop": min(size)}.get(fit or "")
+                ratio = 1.0 if within is None else min(1.0, 2 * fast_for_px / within)
+                image.draft("L", (math.ceil(size[0] * ratio), math.ceil(size[1] * ratio)))
+            image.load()
+            turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
+            return Photo(_eight_bits(ImageOps.exif_transpose(image)), (size[1], size[0]) if turned else size, notes)
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(f"damaged: {error}") from error
+
+
+def _identify(data: bytes) -> Image.Image:
+    """The picture's format and size, before any of its pixels is unpacked."""
     if not data:
         raise PictureError("the file is empty")
     try:
@@ -82,19 +144,17 @@ def decode(data: bytes) -> Image.Image:
         raise PictureError(f"damaged: {error}") from error
     if image.width * image.height > MAX_PIXELS:
         raise PictureError(f"more than {MAX_PIXELS:,} pixels ({image.width} x {image.height})")
-    # Damaged files raise almost anything from inside a decoder (struct.error, IndexError, SyntaxError, ...).
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":
-                raise PictureError(f"animated or multi-page ({frames} frames)")
-            image.load()
-            return _eight_bits(ImageOps.exif_transpose(image))
-    except PictureError:
-        raise
-    except Exception as error:
-        raise PictureError(f"damaged: {error}") from error
+    return image
+
+
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    known = {
+        "alpha laid on black": image.has_transparency_data,
+        "16 bits rounded to 8": image.mode.startswith("I"),
+        "CMYK turned into RGB": image.mode == "CMYK",
+        "turned upright": image.getexif().get(ORIENTATION, 1) in range(2, 9),
+    }
+    return tuple(note for note, true in known.items() if true)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -115,30 +175,53 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def luminance(image: Image.Image) -> Image.Image:
-    """The Y channel of Pillow's full-range YCbCr (ITU-R BT.601, 0..255), as in the paper."""
+def luminance(image: Image.Image, y_range: YRange = "full") -> Image.Image:
+    """The Y channel (ITU-R BT.601): Pillow's of 0..255, as in the paper, or MATLAB's rgb2ycbcr of 16..235."""
+    if y_range == "limited":
+        if image.mode == "L":
+            return image.point([round(16 + 219 * grey / 255) for grey in range(256)])
+        return image.convert("L", (65.481 / 255, 128.553 / 255, 24.966 / 255, 16))
     return image if image.mode == "L" else image.convert("YCbCr").getchannel("Y")
 
 
-def fit_into_square(y: Image.Image, hr_px: int) -> tuple[Image.Image, Box]:
+def imresize(y: Luminance, width: int, height: int) -> Luminance:
+    """MATLAB's imresize: bicubic (Keys 1981, a = -0.5), widened where it shrinks, the picture mirrored at its edges.
+
+    Pillow's bicubic is the same kernel, but leaves out what lies beyond the edges: so it is given the mirror image too.
+    """
+    margin_x, margin_y = (
+        2 * math.ceil(max(1, old / new)) + 2 for old, new in ((y.shape[1], width), (y.shape[0], height))
+    )
+    mirrored = np.pad(y, ((margin_y, margin_y), (margin_x, margin_x)), mode="symmetric").astype(np.float32)
+    box = (margin_x, margin_y, margin_x + y.shape[1], margin_y + y.shape[0])
+    resized = np.asarray(Image.fromarray(mirrored).resize((width, height), Image.Resampling.BICUBIC, box=box))
+    return np.floor(resized + 0.5).clip(0, 255).astype(np.uint8)  # MATLAB rounds a half up
+
+
+def fit_into_square(
+    y: Image.Image, hr_px: int, *, black: int = 0, full_size: tuple[int, int] | None = None
+) -> tuple[Image.Image, Box]:
     """Scale to fit, keeping the aspect ratio, and pad the two short sides evenly with black.
 
-    A smaller photograph is padded, never enlarged. The box is where the photograph lies: a black bar is easy to
-    restore, so scores that count it flatter every model.
+    A smaller photograph is padded, never enlarged; `full_size` is that of one that was decoded at a reduced size. The
+    box is where the photograph lies: a black bar is easy to restore, so scores that count it flatter every model.
     """
-    ratio = min(1.0, hr_px / max(y.size))
-    width, height = (max(1, round(side * ratio)) for side in y.size)
+    full_size = full_size or y.size
+    ratio = min(1.0, hr_px / max(full_size))
+    width, height = (max(1, round(side * ratio)) for side in full_size)
     content = y if (width, height) == y.size else y.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (hr_px - width) // 2, (hr_px - height) // 2
-    square = Image.new("L", (hr_px, hr_px), 0)
+    square = Image.new("L", (hr_px, hr_px), black)
     square.paste(content, (left, top))
     return square, Box(left, top, left + width, top + height)
 
 
-def _centred_square(y: Image.Image) -> Image.Image:
+def crop_to_square(y: Image.Image, hr_px: int) -> Image.Image:
+    """The largest centred square, scaled to `hr_px`."""
     side = min(y.size)
     left, top = (y.width - side) // 2, (y.height - side) // 2
-    return y.crop((left, top, left + side, top + side))
+    square = (left, top, left + side, top + side)
+    return y.crop(square) if side == hr_px else y.crop(square).resize((hr_px, hr_px), Image.Resampling.BICUBIC)
 
 
 def _tiles(y: Image.Image, hr_px: int) -> Iterator[Image.Image]:
@@ -150,26 +233,41 @@ def _tiles(y: Image.Image, hr_px: int) -> Iterator[Image.Image]:
             yield y.crop((x, z, x + hr_px, z + hr_px))
 
 
-def degrade(hr: Image.Image, scale: int) -> Image.Image:
-    """The low-resolution input: Pillow's anti-aliased bicubic, as in the paper."""
-    return hr.resize((hr.width // scale, hr.height // scale), Image.Resampling.BICUBIC)
+def degrade(hr: Image.Image, scale: int, kernel: Literal["pillow", "matlab"] = "pillow") -> Image.Image:
+    """The low-resolution input: Pillow's anti-aliased bicubic, as in the paper, or MATLAB's."""
+    width, height = hr.width // scale, hr.height // scale
+    if kernel == "matlab":
+        return Image.fromarray(imresize(np.asarray(hr), width, height))
+    return hr.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def make_pairs(data: bytes, geometry: Geometry) -> list[Pair]:
+class Prepared(NamedTuple):
+    """What became of one photograph."""
+
+    y: Image.Image
+    """Its luminance, of full size unless it was decoded at a reduced one."""
+    pairs: list[Pair]
+    notes: tuple[str, ...]
+
+
+def make_pairs(data: bytes, geometry: Geometry) -> Prepared:
     """Every pair that the photograph in `data` gives: one for pad and crop, one a whole square for tiles.
 
     Raises PictureError with the reason when it gives none. `geometry.fit` must be decided (not None).
     """
-    y = luminance(decode(data))
-    if geometry.fit == "pad":
-        squares = [fit_into_square(y, geometry.hr_px)]
-    elif geometry.fit == "crop":
-        squares = [fit_into_square(_centred_square(y), geometry.hr_px)]
-    elif geometry.fit == "tiles":
-        whole = Box(0, 0, geometry.hr_px, geometry.hr_px)
-        squares = [(tile, whole) for tile in _tiles(y, geometry.hr_px)]
+    hr_px, fit = geometry.hr_px, geometry.fit
+    photo = decode(data, hr_px if geometry.fast_jpeg else None, fit)
+    y, (width, height) = luminance(photo.image, geometry.y_range), photo.full_size
+    whole = Box(0, 0, hr_px, hr_px)
+    if fit == "pad":
+        squares = [fit_into_square(y, hr_px, black=geometry.black, full_size=photo.full_size)]
+    elif fit == "crop":
+        squares = [(crop_to_square(y, hr_px), whole)] if min(width, height) >= hr_px else []
+    elif fit == "tiles":
+        squares = [(tile, whole) for tile in _tiles(y, hr_px)]
     else:
-        raise ValueError(f"geometry.fit must be pad, crop or tiles here, got {geometry.fit!r}")
+        raise ValueError(f"geometry.fit must be pad, crop or tiles here, got {fit!r}")
     if not squares:
-        raise PictureError(f"{y.width} x {y.height} pixels hold no whole square of {geometry.hr_px}")
-    return [Pair(np.asarray(hr), np.asarray(degrade(hr, geometry.scale)), box) for hr, box in squares]
+        raise PictureError(f"{width} x {height} pixels hold no whole square of {hr_px}")
+    pairs = [Pair(np.asarray(hr), np.asarray(degrade(hr, geometry.scale, geometry.kernel)), box) for hr, box in squares]
+    return Prepared(y, pairs, photo.notes)

@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from raysr import storage
+from raysr.duplicates import NearDuplicate
 from raysr.images import Geometry, Pair
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 SCHEMA = pa.schema(
@@ -24,6 +25,7 @@ SCHEMA = pa.schema(
         pa.field("scale", pa.int32(), nullable=False),
         pa.field("content_box", pa.list_(pa.int32())),
         pa.field("source_sha256", pa.string(), nullable=False),
+        pa.field("notes", pa.string(), nullable=False),
         pa.field("error", pa.string()),
     ]
 )
@@ -43,6 +45,8 @@ class Shard:
     rows: int
     bytes: int
     sha256: str
+    groups: tuple[int, ...]
+    """Rows of each row group of pairs; that of refused photographs, which follows them, is not among these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,8 @@ class Manifest:
 
     schema_version: int
     geometry: Geometry
-    source: str
+    request: dict[str, Any]
+    """What was asked for: source, splits, seed and how strictly."""
     shards: tuple[Shard, ...]
     content_sha256: str
     """Over all pairs, whatever their order and their distribution over shards."""
@@ -68,6 +73,17 @@ class Manifest:
     photographs: dict[str, int]
     """Number of photographs that gave them, by split."""
     refused: tuple[Refusal, ...]
+    near_duplicates: tuple[NearDuplicate, ...]
+    """Training photographs that look like one that validates, and are in the set all the same."""
+    notes: dict[str, int]
+    """What was changed on opening, with the number of photographs."""
+    passed_over: dict[str, int]
+    """Files of the source that are no pictures by their names: how many of each suffix."""
+
+    @property
+    def source(self) -> str:
+        """Where the photographs came from."""
+        return self.request["source"]
 
     def to_json(self) -> str:
         """The manifest as it stands in `manifest.json`."""
@@ -96,8 +112,9 @@ class Manifest:
         try:
             parts: dict[str, Any] = {
                 "geometry": Geometry(**raw["geometry"]),
-                "shards": tuple(Shard(**shard) for shard in raw["shards"]),
+                "shards": tuple(Shard(**shard | {"groups": tuple(shard["groups"])}) for shard in raw["shards"]),
                 "refused": tuple(Refusal(**refusal) for refusal in raw["refused"]),
+                "near_duplicates": tuple(NearDuplicate(**one) for one in raw["near_duplicates"]),
             }
             return Manifest(**(raw | parts))
         except (KeyError, TypeError, ValueError) as error:

@@ -1,7 +1,6 @@
-"""Prepared pairs, read back: rows for validation, batches for training."""
+"""Prepared pairs, read back from the shards that the manifest lists."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
@@ -13,14 +12,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from raysr import storage
-from raysr.images import Box, Geometry
+from raysr.images import Y_LIMITED, Box, Geometry, YRange
 from raysr.manifest import Manifest, ManifestError, Shard
 from raysr.sources import Split
-
-WINDOW_ROWS = 512
-"""Rows that are shuffled together: the pairs that a training process holds in memory."""
-
-_ORDER, _AUGMENT = 1, 2  # keep the random streams of one seed apart
 
 
 class PairRow(NamedTuple):
@@ -31,13 +25,15 @@ class PairRow(NamedTuple):
     hr: UInt8[np.ndarray, "H W"]
     lr: UInt8[np.ndarray, "h w"]
     content_box: Box
+    y_range: YRange
 
 
-class Batch(NamedTuple):
-    """Luminance in [0, 1]."""
+class Group(NamedTuple):
+    """The pixels of the pairs of one row group."""
 
-    lr: Float[Tensor, "n 1 h w"]
-    hr: Float[Tensor, "n 1 H W"]
+    hr: UInt8[np.ndarray, "n H W"]
+    lr: UInt8[np.ndarray, "n h w"]
+    content_boxes: list[Box]
 
 
 class PairSet:
@@ -64,10 +60,9 @@ class PairSet:
         self.groups: list[tuple[str, int, int]] = []
         """(shard, row group, rows) of every group of pairs, in the order of the manifest."""
         for shard in self.manifest.shards:
-            if not shard.name.startswith(f"{split}-"):
-                continue
-            _check(location, shard, verify=verify)
-            self.groups += _pair_groups(location, shard)
+            if shard.name.startswith(f"{split}-"):
+                _check(location, shard, verify=verify)
+                self.groups += [(shard.name, group, rows) for group, rows in enumerate(shard.groups)]
         if len(self) != self.manifest.pairs[split]:
             raise ManifestError(
                 f"{location} holds {len(self)} {split} pairs where its manifest says {self.manifest.pairs[split]}"
@@ -105,21 +100,22 @@ class PairSet:
             table = file.read_row_group(group, columns=list(columns))
         return table.take(self._kept[shard, group]) if (shard, group) in self._kept else table
 
+    def read_arrays(self, index: int) -> Group:
+        """The pixels of one row group, views of what was read, without a copy."""
+        shard, group, _ = self.groups[index]
+        table = self._read(shard, group, "hr", "lr", "content_box")
+        boxes = [Box(*box) for box in table["content_box"].to_pylist()]
+        return Group(_pixels(table, "hr", self.geometry.hr_px), _pixels(table, "lr", self.geometry.lr_px), boxes)
+
     def read_group(self, index: int) -> list[PairRow]:
         """The pairs of one row group."""
         shard, group, _ = self.groups[index]
         table = self._read(shard, group, "image_id", "photograph", "hr", "lr", "content_box")
-        hr_px, lr_px = self.geometry.hr_px, self.geometry.hr_px // self.geometry.scale
-        return [
-            PairRow(
-                row["image_id"],
-                row["photograph"],
-                np.frombuffer(row["hr"], np.uint8).reshape(hr_px, hr_px),
-                np.frombuffer(row["lr"], np.uint8).reshape(lr_px, lr_px),
-                Box(*row["content_box"]),
-            )
-            for row in table.to_pylist()
-        ]
+        image_ids, photographs = (table[column].to_pylist() for column in ("image_id", "photograph"))
+        hr, lr = (_pixels(table, "hr", self.geometry.hr_px), _pixels(table, "lr", self.geometry.lr_px))
+        boxes = [Box(*box) for box in table["content_box"].to_pylist()]
+        y_range = self.geometry.y_range
+        return [PairRow(*row, y_range) for row in zip(image_ids, photographs, hr, lr, boxes, strict=True)]
 
     def rows(self, rank: int = 0, world_size: int = 1) -> list[PairRow]:
         """Every `world_size`-th pair from `rank` on, in stored order: a rank's share of a validation."""
@@ -140,121 +136,32 @@ def _check(location: str, shard: Shard, *, verify: bool) -> None:
         raise ManifestError(f"shard {shard.name} of {location} is missing: prepare the set again") from error
     if found != shard.bytes:
         raise ManifestError(f"shard {shard.name} of {location} has {found} bytes, not {shard.bytes}: prepare again")
-    if verify and hashlib.sha256(storage.read_bytes(file)).hexdigest() != shard.sha256:
+    if not verify:
+        return
+    if hashlib.sha256(storage.read_bytes(file)).hexdigest() != shard.sha256:
         raise ManifestError(f"shard {shard.name} of {location} is not what was written (sha256): prepare again")
+    with _open(location, shard.name) as parquet:
+        if parquet.metadata.num_rows != shard.rows:
+            rows = parquet.metadata.num_rows
+            raise ManifestError(f"shard {shard.name} of {location} has {rows} rows, not {shard.rows}: prepare again")
 
 
-def _pair_groups(location: str, shard: Shard) -> list[tuple[str, int, int]]:
-    with _open(location, shard.name) as file:
-        if file.metadata.num_rows != shard.rows:
-            raise ManifestError(f"shard {shard.name} of {location} has {file.metadata.num_rows} rows, not {shard.rows}")
-        groups: list[tuple[str, int, int]] = []
-        for index in range(file.num_row_groups):
-            group = file.metadata.row_group(index)
-            # Refused photographs fill a row group of their own: every other group has nothing but nulls here.
-            position = next(i for i in range(group.num_columns) if group.column(i).path_in_schema == "error")
-            if group.column(position).statistics.null_count == group.num_rows:
-                groups.append((shard.name, index, group.num_rows))
-        return groups
+def _pixels(table: pa.Table, column: str, side: int) -> UInt8[np.ndarray, "n side side"]:
+    """A column of squares as one array on the buffer that was read."""
+    squares = table[column].combine_chunks()
+    _, offsets, data = squares.buffers()
+    ends = np.frombuffer(offsets, np.int32)[squares.offset : squares.offset + len(squares) + 1]
+    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]].reshape(len(squares), side, side)
 
 
-def epoch_order(group_rows: list[int], *, seed: int, epoch: int, rank: int, world_size: int) -> list[tuple[int, int]]:
-    """This rank's pairs of one epoch, as (row group, row in it): a pure function of its arguments.
-
-    Row groups are shuffled and laid end to end; each rank takes an equal run of them (up to `world_size` - 1 pairs are
-    left out of an epoch) and shuffles it in windows of WINDOW_ROWS, so that few groups are open at a time. No pair
-    comes twice in an epoch, on any rank.
-    """
-    groups = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(group_rows))
-    everything = [(int(g), row) for g in groups for row in range(group_rows[g])]
-    share = len(everything) // world_size
-    mine = everything[rank * share : (rank + 1) * share]
-    rng = np.random.default_rng([_ORDER, seed, epoch, 1 + rank])
-    order: list[tuple[int, int]] = []
-    for start in range(0, share, WINDOW_ROWS):
-        window = mine[start : start + WINDOW_ROWS]
-        order += [window[i] for i in rng.permutation(len(window))]
-    return order
+def to_unit(pictures: UInt8[Tensor, "n 1 h w"], y_range: YRange) -> Float[Tensor, "n 1 h w"]:
+    """Stored luminance as floats: black is 0 and white is 1."""
+    if y_range == "limited":
+        black, white = Y_LIMITED
+        return (pictures.float() - black) / (white - black)
+    return pictures.float() / 255
 
 
-class TrainingBatches:
-    """The batch of each step, for one rank: a pure function of (seed, step, rank, world size)."""
-
-    def __init__(
-        self,
-        pairs: PairSet,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        patch_px: int | None = None,
-    ) -> None:
-        """`batch_size` is over all ranks; `patch_px` gives random crops of that many target pixels, flipped and turned.
-
-        Raises ValueError when the set is smaller than a batch, or a size does not fit.
-        """
-        scale, hr_px = pairs.geometry.scale, pairs.geometry.hr_px
-        if batch_size < 1 or batch_size % world_size:
-            raise ValueError(f"batch size {batch_size} must be a positive multiple of the {world_size} workers")
-        if patch_px is not None and (patch_px % scale or not scale <= patch_px <= hr_px):
-            raise ValueError(f"--patch-px {patch_px} must be a multiple of the scale {scale} and at most {hr_px}")
-        self.pairs = pairs
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.patch_px = patch_px
-        self.steps_per_epoch = len(pairs) // world_size // (batch_size // world_size)
-        if self.steps_per_epoch == 0:
-            raise ValueError(f"{pairs.location} has {len(pairs)} training pairs, fewer than a batch of {batch_size}")
-        self._order: tuple[int, list[tuple[int, int]]] = (-1, [])
-        self._groups: OrderedDict[int, list[PairRow]] = OrderedDict()
-        self._max_rows = WINDOW_ROWS + 2 * max(rows for _, _, rows in pairs.groups)
-
-    def batch(self, step: int) -> Batch:
-        """This rank's share of the batch of `step`, counted from 0."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            rows = [rows for _, _, rows in self.pairs.groups]
-            order = epoch_order(rows, seed=self.seed, epoch=epoch, rank=self.rank, world_size=self.world_size)
-            self._order = (epoch, order)
-        share = self.batch_size // self.world_size
-        chosen = self._order[1][position * share : (position + 1) * share]
-        rng = np.random.default_rng([_AUGMENT, self.seed, step, self.rank])
-        examples = [self._example(self._group(group)[row], rng) for group, row in chosen]
-        return Batch(to_tensor([lr for lr, _ in examples]), to_tensor([hr for _, hr in examples]))
-
-    def _group(self, index: int) -> list[PairRow]:
-        if index not in self._groups:
-            self._groups[index] = self.pairs.read_group(index)
-            while sum(map(len, self._groups.values())) > self._max_rows:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(index)
-        return self._groups[index]
-
-    def _example(self, row: PairRow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        if self.patch_px is None:
-            return row.lr, row.hr
-        return random_patch(row, self.patch_px, self.pairs.geometry.scale, rng)
-
-
-def random_patch(row: PairRow, patch_px: int, scale: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A random aligned crop of (lr, hr) in one of 8 orientations: inside the content box, or around a thinner one."""
-    origin: list[int] = []
-    for low, high in ((row.content_box.top, row.content_box.bottom), (row.content_box.left, row.content_box.right)):
-        first, last = -(-low // scale), (high - patch_px) // scale
-        if last < first:  # the content is thinner than the patch: take all of it, with as much of the bars as it needs
-            first, last = max(0, last), min(low // scale, (row.hr.shape[0] - patch_px) // scale)
-        origin.append(int(rng.integers(first, last + 1)))
-    (y, x), side = origin, patch_px // scale
-    lr = row.lr[y : y + side, x : x + side]
-    hr = row.hr[y * scale : y * scale + patch_px, x * scale : x * scale + patch_px]
-    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-    lr, hr = np.rot90(lr, turns), np.rot90(hr, turns)
-    return (lr[:, ::-1], hr[:, ::-1]) if flip else (lr, hr)
-
-
-def to_tensor(pictures: list[UInt8[np.ndarray, "h w"]]) -> Float[Tensor, "n 1 h w"]:
-    """uint8 pictures of one size as a float tensor in [0, 1]."""
-    return torch.from_numpy(np.stack(pictures)).unsqueeze(1).float() / 255
+def to_tensor(pictures: list[UInt8[np.ndarray, "h w"]], y_range: YRange) -> Float[Tensor, "n 1 h w"]:
+    """Stored pictures of one size as a float tensor, black 0 and white 1."""
+    return to_unit(torch.from_numpy(np.stack(pictures)).unsqueeze(1), y_range)

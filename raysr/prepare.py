@@ -1,171 +1,308 @@
 """Prepare pairs with Ray Data: photographs in, checksummed Parquet shards and a manifest out."""
 
-import hashlib
-import io
-import json
+import errno
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raysr import storage
 from raysr.cluster import start_ray
-from raysr.images import Geometry, Pair, PictureError, make_pairs
-from raysr.manifest import MANIFEST, SCHEMA, SCHEMA_VERSION, Manifest, Refusal, Shard, content_digest, pair_digest
-from raysr.sources import Photograph, Split, find_photographs
+from raysr.duplicates import NearDuplicate, near_duplicates
+from raysr.images import Geometry
+from raysr.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Refusal, content_digest
+from raysr.shards import UNFINISHED, PhotographFacts, ShardFacts, Task, write_shard
+from raysr.sheet import CONTACT_SHEET, write_contact_sheet
+from raysr.sources import Photograph, Source, Split, find_photographs
 
 PHOTOGRAPHS_PER_SHARD = 16
-PAIRS_PER_ROW_GROUP = 16
+LINE_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Turn photographs into luminance pairs."""
 
-    source: str
-    """A folder of pictures, searched recursively, or `bundled`: the photographs in the scikit-image wheel. A folder
-    with train/ and val/ (or valid/) inside is split by them."""
-    out: str
-    """Folder for the Parquet shards and manifest.json."""
+    source: str | None = None
+    """A folder of pictures, searched recursively, on a disk, s3:// or gs://; or `bundled`: the photographs in the
+    scikit-image wheel. A folder with train/ and val/ (or valid/) inside is split by them."""
+    out: str | None = None
+    """Folder for the Parquet shards and manifest.json; s3://BUCKET/FOLDER works too."""
+    describe: str | None = None
+    """Print what the set in this folder holds and check every hash; alone, without --source."""
     geometry: Geometry = field(default_factory=Geometry)
+    val: str | None = None
+    """Another folder, whose photographs validate; or a .txt file that lists those of --source that do, a line each."""
     val_share: float = 0.1
     """Share of the photographs that validate, for a folder without splits of its own."""
     seed: int = 0
     """Draws the photographs that validate."""
+    strict: bool = False
+    """Stop at the first photograph that cannot be used."""
+    drop_near_duplicates: bool = False
+    """Leave out training photographs that look like one that validates; otherwise they are only told of."""
+
+    def __post_init__(self) -> None:
+        if self.describe is not None and (self.source is not None or self.out is not None):
+            raise ValueError("--describe stands alone: it takes neither --source nor --out")
+        if self.describe is None and (self.source is None or self.out is None):
+            raise ValueError("give --source and --out, or --describe alone")
 
 
-def prepare(config: PrepareConfig, on_shard: Callable[[int, int], None] = lambda done, total: None) -> Manifest:
-    """Prepare the set and return its manifest; `on_shard(done, total)` is called as shards are finished.
+@dataclass(frozen=True)
+class Advance:
+    """How far a preparation is."""
 
-    A picture that cannot be used is listed in the manifest with its reason. Raises FileExistsError when `out` already
-    holds a set, and ValueError when no pair is left in a split.
+    done: int
+    """Photographs, refused ones too."""
+    total: int
+    pairs: int
+    refused: int
+
+
+class PrepareDisplay:
+    """A progress bar with photographs a second and the time left; lines every LINE_S seconds where it is no terminal.
+
+    A shard's photographs are counted when it is written.
     """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar = Progress(
+            TextColumn("photographs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[news]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, news="")
+        self._begun: tuple[float, int] | None = None
+        self._printed = time.monotonic()
+
+    def __enter__(self) -> "PrepareDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, advance: Advance) -> None:
+        """Show how far it is."""
+        now = time.monotonic()
+        begun, before = self._begun = self._begun or (now, advance.done)
+        speed = (advance.done - before) / (now - begun) if now > begun else 0.0
+        news = f"{speed:.1f}/s, {advance.pairs:,} pairs, {advance.refused:,} refused"
+        self._bar.update(self._task, completed=advance.done, total=advance.total, news=news)
+        if not self.console.is_terminal and now - self._printed > LINE_S:
+            self._printed = now
+            left = f", {(advance.total - advance.done) / speed:.0f} s left" if speed else ""
+            line = f"{advance.done:,} of {advance.total:,} photographs, {news}{left}"
+            self.console.print(line, soft_wrap=True, highlight=False)
+
+
+def prepare(config: PrepareConfig, on_advance: Callable[[Advance], None] = lambda advance: None) -> Manifest:
+    """Prepare the set and return its manifest; `on_advance` is called as shards are finished.
+
+    A run that was killed goes on with the same `config`; a finished one is left alone. A picture that cannot be used is
+    listed in the manifest with its reason.
+
+    Raises FileExistsError when `out` holds a set that was asked for differently, ValueError when no pair is left in a
+    split or, where `config.strict`, a picture cannot be used, and OSError for what cannot be read or written.
+    """
+    assert config.source is not None and config.out is not None  # noqa: PT018, S101
     out = storage.absolute(config.out)
-    if storage.exists(storage.join(out, MANIFEST)):
-        raise FileExistsError(f"--out {config.out} already holds a prepared set; give another folder, or remove it")
     geometry = config.geometry
     if geometry.fit is None:
         geometry = replace(geometry, fit="tiles" if config.source == "bundled" else "pad")
-    photographs = find_photographs(config.source, val_share=config.val_share, seed=config.seed)
-    tasks = _plan(photographs)
-    results: list[dict[str, Any]] = []
-    for result in _run(tasks, geometry, out):
-        results.append(result)
-        on_shard(len(results), len(tasks))
-    manifest = _manifest(config.source, geometry, sorted(results, key=lambda r: r["name"]))
+    if storage.exists(storage.join(out, MANIFEST)):
+        return _finished(config, geometry, out)
+    source = _find(config)
+    start_ray()
+    tasks = _plan(source)
+    results = _write_all(tasks, geometry, out, config, on_advance)
+    leaks = _leaks(results, config.drop_near_duplicates)
+    again = [replace(task, dropped=found) for task in tasks if (found := _of_task(task, leaks.reasons))]
+    if again:
+        results |= _write_all(again, geometry, out, config)
+    manifest = _manifest(config, geometry, source, [results[task.name] for task in tasks], leaks.near)
     empty = [split for split, count in manifest.pairs.items() if count == 0]
     if empty:
         reasons = "; ".join(f"{refusal.image_id}: {refusal.reason}" for refusal in manifest.refused[:5])
         raise ValueError(f"no pair is left in the {' and '.join(empty)} split of {config.source} ({reasons})")
     storage.write_text(storage.join(out, MANIFEST), manifest.to_json())
+    _tidy(out, manifest)
     return manifest
 
 
-def _plan(photographs: list[Photograph]) -> list[tuple[str, list[Photograph]]]:
-    """Shard names with their photographs: the same for the same source, whatever the number of workers."""
-    tasks: list[tuple[str, list[Photograph]]] = []
+def _finished(config: PrepareConfig, geometry: Geometry, out: str) -> Manifest:
+    """The set that is there already, if it is what is asked for."""
+    manifest = Manifest.read(out)
+    if (manifest.request, manifest.geometry) != (_request(config), geometry):
+        raise FileExistsError(
+            f"--out {config.out} already holds a prepared set that was asked for otherwise "
+            f"({manifest.request}, {manifest.geometry}); give another folder, or remove it"
+        )
+    _tidy(out, manifest)
+    return manifest
+
+
+def _request(config: PrepareConfig) -> dict[str, Any]:
+    names = ("source", "val", "val_share", "seed", "strict", "drop_near_duplicates")
+    return {name: getattr(config, name) for name in names}
+
+
+def _find(config: PrepareConfig) -> Source:
+    assert config.source is not None  # noqa: S101
+    return find_photographs(config.source, val=config.val, val_share=config.val_share, seed=config.seed)
+
+
+def _plan(source: Source) -> list[Task]:
+    """The shards with their photographs: the same for the same source, whatever the number of workers."""
+    tasks: list[Task] = []
     splits: tuple[Split, ...] = ("train", "val")
     for split in splits:
-        mine = [photo for photo in photographs if photo.split == split]
+        mine = [photo for photo in source.photographs if photo.split == split]
         for index, start in enumerate(range(0, len(mine), PHOTOGRAPHS_PER_SHARD)):
-            tasks.append((f"{split}-{index:05d}.parquet", mine[start : start + PHOTOGRAPHS_PER_SHARD]))
+            some: tuple[Photograph, ...] = tuple(mine[start : start + PHOTOGRAPHS_PER_SHARD])
+            name = f"{split}-{index:05d}.parquet"
+            tasks.append(Task(name=name, split=split, photographs=some, roots=source.roots, dropped={}))
     return tasks
 
 
-def _run(tasks: list[tuple[str, list[Photograph]]], geometry: Geometry, out: str) -> Any:
+def _write_all(
+    tasks: list[Task],
+    geometry: Geometry,
+    out: str,
+    config: PrepareConfig,
+    on_advance: Callable[[Advance], None] = lambda advance: None,
+) -> dict[str, ShardFacts]:
+    """Write the shards on all cores of the cluster; the facts of each, by its name."""
+    results: dict[str, ShardFacts] = {}
+    total = sum(len(task.photographs) for task in tasks)
+    done = pairs = refused = 0
+    for facts in _run(tasks, geometry, out):
+        _check_seen(config, out, facts)
+        bad = [one for one in facts.photographs if one.reason is not None]
+        if config.strict and bad:
+            raise ValueError(f"{bad[0].image_id}: {bad[0].reason} (without --strict it would be listed, and left out)")
+        results[facts.shard.name] = facts
+        done, refused = done + len(facts.photographs), refused + len(bad)
+        pairs += sum(facts.shard.groups)
+        on_advance(Advance(done, total, pairs, refused))
+    return results
+
+
+def _check_seen(config: PrepareConfig, out: str, facts: ShardFacts) -> None:
+    location = storage.join(out, facts.shard.name)
+    if not storage.exists(location) or storage.size(location) != facts.shard.bytes:
+        raise FileNotFoundError(
+            f"{facts.host} wrote {facts.shard.name} into --out {config.out}, but it is not to be seen here: on a "
+            "cluster --out must be storage that all nodes share, for example s3://BUCKET/FOLDER"
+        )
+
+
+def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[ShardFacts]:
     """Ray Data hands each task to a free core of the cluster; results come as they are finished."""
-    start_ray()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
     def write(row: dict[str, Any]) -> dict[str, Any]:
-        name, photographs = tasks[row["task"]]
-        return {"result": json.dumps(write_shard(storage.join(out, name), photographs, geometry))}
-
-    rows = [{"task": index} for index in range(len(tasks))]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(write)
-    return (json.loads(row["result"]) for row in dataset.iter_rows())
-
-
-def write_shard(location: str, photographs: list[Photograph], geometry: Geometry) -> dict[str, Any]:
-    """Read, decode and write the photographs of one shard; returns its facts for the manifest, in JSON types."""
-    rows: list[dict[str, Any]] = []
-    refusals: list[dict[str, Any]] = []
-    digests: list[str] = []
-    for photo in photographs:
-        data = b""
         try:
-            data = Path(photo.path).read_bytes()
-            pairs = make_pairs(data, geometry)
-        except (PictureError, OSError) as error:
-            reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-            refusals.append(_row(photo, photo.image_id, data, geometry, None, reason))
-            continue
-        for index, pair in enumerate(pairs):
-            image_id = photo.image_id if geometry.fit != "tiles" else f"{photo.image_id}#{index:03d}"
-            rows.append(_row(photo, image_id, data, geometry, pair, None))
-            digests.append(pair_digest(image_id, photo.split, pair))
-    encoded = _encode(rows, refusals)
-    storage.write_bytes(location, encoded)
-    return {
-        "name": location.rsplit("/", 1)[1],
-        "rows": len(rows) + len(refusals),
-        "bytes": len(encoded),
-        "sha256": hashlib.sha256(encoded).hexdigest(),
-        "pairs": len(rows),
-        "photographs": sorted({row["photograph"] for row in rows}),
-        "digests": digests,
-        "refused": [{"image_id": row["image_id"], "reason": row["error"]} for row in refusals],
+            return {"facts": write_shard(out, Task.from_json(row["task"]), geometry).to_json(), "errno": 0}
+        except OSError as error:  # told to the driver as it is: Ray would wrap its own traceback around it
+            return {"facts": str(error), "errno": error.errno or errno.EIO}
+
+    rows = [{"task": task.to_json()} for task in tasks]
+    for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(write).iter_rows():
+        if row["errno"]:
+            raise OSError(row["errno"], f"{row['facts']}; the same command goes on from here when that is mended")
+        yield ShardFacts.from_json(row["facts"])
+
+
+@dataclass(frozen=True)
+class _Leaks:
+    """Training photographs that would let a network see what it is judged on."""
+
+    reasons: dict[str, str]
+    """Those that are refused: image_id -> why."""
+    near: tuple[NearDuplicate, ...]
+    """Those that are told of."""
+
+
+def _leaks(results: dict[str, ShardFacts], drop_near: bool) -> _Leaks:
+    train, val = (
+        [one for name, facts in sorted(results.items()) if name.startswith(split) for one in facts.photographs]
+        for split in ("train", "val")
+    )
+    judged = {one.pixels: one.image_id for one in reversed(val) if one.pixels is not None}
+    reasons = {
+        one.image_id: f"its pixels validate, as {judged[one.pixels]}"
+        for one in train
+        if one.pixels is not None and one.pixels in judged
     }
+    near = near_duplicates(_looks(train, set(reasons)), _looks(val, set()))
+    if drop_near:
+        reasons |= {one.train: f"looks like {one.val}, which validates ({one.bits} of 144 bits differ)" for one in near}
+    return _Leaks(reasons, () if drop_near else tuple(near))
 
 
-def _row(
-    photo: Photograph, image_id: str, data: bytes, geometry: Geometry, pair: Pair | None, error: str | None
-) -> dict[str, Any]:
-    return {
-        "image_id": image_id,
-        "photograph": photo.photograph,
-        "split": photo.split,
-        "hr": pair.hr.tobytes() if pair else None,
-        "lr": pair.lr.tobytes() if pair else None,
-        "hr_px": geometry.hr_px,
-        "scale": geometry.scale,
-        "content_box": list(pair.content_box) if pair else None,
-        "source_sha256": hashlib.sha256(data).hexdigest(),
-        "error": error,
-    }
+def _looks(photographs: list[PhotographFacts], without: set[str]) -> list[tuple[str, str]]:
+    return [(one.image_id, one.looks) for one in photographs if one.looks is not None and one.image_id not in without]
 
 
-def _encode(rows: list[dict[str, Any]], refusals: list[dict[str, Any]]) -> bytes:
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
-        for start in range(0, len(rows), PAIRS_PER_ROW_GROUP):
-            writer.write_table(pa.Table.from_pylist(rows[start : start + PAIRS_PER_ROW_GROUP], schema=SCHEMA))
-        if refusals:
-            writer.write_table(pa.Table.from_pylist(refusals, schema=SCHEMA))
-    return buffer.getvalue()
+def _of_task(task: Task, reasons: dict[str, str]) -> dict[str, str]:
+    return {photo.image_id: reasons[photo.image_id] for photo in task.photographs if photo.image_id in reasons}
 
 
-def _manifest(source: str, geometry: Geometry, results: list[dict[str, Any]]) -> Manifest:
+def _manifest(
+    config: PrepareConfig,
+    geometry: Geometry,
+    source: Source,
+    results: list[ShardFacts],
+    near: tuple[NearDuplicate, ...],
+) -> Manifest:
     pairs: Counter[str] = Counter({"train": 0, "val": 0})
     photographs: dict[str, set[str]] = {"train": set(), "val": set()}
-    for result in results:
-        split = result["name"].split("-", 1)[0]
-        pairs[split] += result["pairs"]
-        photographs[split].update(result["photographs"])
+    for facts in results:
+        split = facts.shard.name.split("-", 1)[0]
+        pairs[split] += sum(facts.shard.groups)
+        photographs[split].update(one.photograph for one in facts.photographs if one.reason is None)
+    everything = [one for facts in results for one in facts.photographs]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         geometry=geometry,
-        source=source,
-        shards=tuple(Shard(**{key: r[key] for key in ("name", "rows", "bytes", "sha256")}) for r in results),
-        content_sha256=content_digest([digest for result in results for digest in result["digests"]]),
+        request=_request(config),
+        shards=tuple(facts.shard for facts in results),
+        content_sha256=content_digest([digest for one in everything for digest in one.digests]),
         pairs=dict(pairs),
         photographs={split: len(names) for split, names in photographs.items()},
-        refused=tuple(Refusal(**refusal) for result in results for refusal in result["refused"]),
+        refused=tuple(
+            Refusal(image_id=one.image_id, reason=one.reason) for one in everything if one.reason is not None
+        ),
+        near_duplicates=near,
+        notes=dict(sorted(Counter(note for one in everything for note in one.notes).items())),
+        passed_over=source.passed_over,
     )
+
+
+def _tidy(out: str, manifest: Manifest) -> None:
+    """Leave the set alone in its folder, with its contact sheet; done again when a run was killed in between."""
+    if not storage.exists(storage.join(out, CONTACT_SHEET)):
+        write_contact_sheet(out)
+    unfinished = storage.join(out, UNFINISHED)
+    ours = {name.removesuffix(".json") for name in storage.children(unfinished)}
+    for name in ours - {shard.name for shard in manifest.shards}:
+        storage.remove(storage.join(out, name))  # a shard of an earlier, unfinished run with other photographs
+    for name in storage.children(out):
+        if name.startswith(".") and name.endswith(".part"):
+            storage.remove(storage.join(out, name))  # what a killed worker had begun to write
+    storage.remove(unfinished)

@@ -13,12 +13,13 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from raysr import storage
+from raysr.batches import TrainingBatches
 from raysr.cluster import QUIET
 from raysr.cost import ROUNDING, Budget
 from raysr.launch import Resources
 from raysr.ledger import Ledger
 from raysr.models import file_name
-from raysr.pairs import PairSet, TrainingBatches
+from raysr.pairs import PairSet
 from raysr.presets import SearchConfig
 from raysr.provenance import now
 from raysr.spec import TrainConfig, TrialSpec

@@ -6,12 +6,13 @@ from typing import Literal
 
 import torch
 
+from raysr.batches import TrainingBatches
 from raysr.budget import Schedule
 from raysr.cost import CHARGED, Budget, Price, Segment, StepCost
 from raysr.flops import StepFlops, count_arch
 from raysr.losses import Perceptual, PerceptualWeights
 from raysr.models import build_model, count_parameters, file_name
-from raysr.pairs import PairSet, TrainingBatches
+from raysr.pairs import PairSet
 
 
 def trial_name(arch: str, seed: int) -> str:
@@ -46,6 +47,9 @@ class TrainConfig:
     """Arithmetic of the networks in validation; the metrics are always float32."""
     evaluate_at: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     """Shares of the budget after which to validate, besides the start and the end."""
+    hold_data: bool = False
+    """Keep each worker's training pairs in the memory of its accelerator, as bytes, instead of reading them again in
+    every epoch."""
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf or self.batch_size < 1:

@@ -3,6 +3,8 @@
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +33,12 @@ def exists(location: str) -> bool:
     """Whether a file or folder is there."""
     store, path = filesystem(location)
     return store.get_file_info(path).type != fs.FileType.NotFound
+
+
+def is_folder(location: str) -> bool:
+    """Whether a folder is there."""
+    store, path = filesystem(location)
+    return store.get_file_info(path).type == fs.FileType.Directory
 
 
 def size(location: str) -> int:
@@ -125,3 +133,68 @@ def children(location: str) -> list[str]:
 def _ends_a_line(stream: BinaryIO) -> bool:
     stream.seek(-1, os.SEEK_END)
     return stream.read(1) == b"\n"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file in a folder."""
+
+    name: str
+    """Path below the folder, with forward slashes."""
+    location: str
+    stamp: str
+    """Changes with the file: its size and its time of change."""
+
+
+def walk(location: str) -> list[Found]:
+    """Every file in a folder and in the folders below it, sorted by name; none where there is no folder.
+
+    Symbolic links are followed, each folder once; one that leads nowhere is listed, so that it can be told of.
+    """
+    store, root = filesystem(location)
+    if isinstance(store, fs.LocalFileSystem):
+        return sorted(_walk_disk(root), key=lambda found: found.name)
+    entries = store.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    base = location.rstrip("/")
+    return sorted(
+        (
+            Found(name, f"{base}/{name}", f"{entry.size}-{entry.mtime_ns}")
+            for entry in entries
+            if entry.type == fs.FileType.File
+            for name in [entry.path[len(root.rstrip("/")) + 1 :]]
+        ),
+        key=lambda found: found.name,
+    )
+
+
+def _walk_disk(root: str) -> Iterator[Found]:
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for file in files:
+            path = Path(folder, file)
+            try:
+                status = path.stat()
+                stamp = f"{status.st_size}-{status.st_mtime_ns}"
+            except OSError as error:
+                stamp = f"unreadable-{error.errno}"
+            yield Found(path.relative_to(root).as_posix(), str(path), stamp)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def remove(location: str) -> None:
+    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+    store, path = filesystem(location)
+    kind = store.get_file_info(path).type
+    if kind == fs.FileType.Directory:
+        store.delete_dir(path)
+    elif kind != fs.FileType.NotFound:
+        store.delete_file(path)

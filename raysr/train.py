@@ -13,13 +13,14 @@ from rich.console import Console
 from torch import Tensor
 
 from raysr import storage
+from raysr.batches import TrainingBatches
 from raysr.budget import CHECK_EVERY_STEPS
 from raysr.calibration import Timing
 from raysr.cost import PAPER_BUDGET, Budget
 from raysr.evaluate import inference_ms, to_uint8, upscale
 from raysr.losses import load_perceptual, perceptual_infos
 from raysr.models import build_model, find_architecture
-from raysr.pairs import PairSet, TrainingBatches
+from raysr.pairs import PairSet, to_tensor
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, Progress, ProgressDisplay
 from raysr.provenance import RunInfo, device_name, now
@@ -219,7 +220,8 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
             step_limit(spec, batches, count_flops(spec, batches, perceptual) if perceptual else None)
     picture = val.read_group(0)[0]
     for name, pixels in (("hr", picture.hr), ("lr", picture.lr)):
-        write_png(storage.join(first.run, "pictures", f"{name}.png"), pixels)
+        shown = to_uint8(to_tensor([pixels], picture.y_range))  # black is 0 whatever the set's range
+        write_png(storage.join(first.run, "pictures", f"{name}.png"), shown)
     return picture.image_id
 
 

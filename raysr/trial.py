@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from raysr.batches import ReadAhead, TrainingBatches
 from raysr.budget import Spending, rate_factor
 from raysr.cost import CostMeter
 from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
 from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
 from raysr.models import build_model, count_parameters
-from raysr.pairs import TrainingBatches
+from raysr.pairs import to_unit
 from raysr.precision import Precision, autocast, memory_format, resolve_precision
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
@@ -66,7 +67,9 @@ class Trial:
                 rank=world.rank,
                 world_size=world.size,
                 patch_px=config.patch_px,
+                hold_on=self.device if config.hold_data else None,
             )
+            self.reader = self.batches if config.hold_data else ReadAhead(self.batches)
             self.first = val.read_group(0)[0]
             self.val_rows = val.rows(world.rank, world.size)
             torch.manual_seed(spec.seed)
@@ -130,15 +133,18 @@ class Trial:
         assert self.optimizer is not None  # noqa: S101
         layout = memory_format(self.precision)
         config, begun = self.spec.train, self.step
+        y_range = self.batches.pairs.geometry.y_range
         with self.meter.training(steps):
             for ahead in range(steps):
                 expected = self.spending.midway(begun, ahead)
                 for group in self.optimizer.param_groups:
                     group["lr"] = config.learning_rate * rate_factor(config.schedule, config.warmup, expected)
                 with self.meter.waiting_for_data():
-                    batch = self.batches.batch(self.step)
-                lr = batch.lr.to(self.device, memory_format=layout, non_blocking=True)
-                hr = batch.hr.to(self.device, memory_format=layout, non_blocking=True)
+                    batch = self.reader.batch(self.step)
+                lr, hr = (
+                    to_unit(pictures.to(self.device, memory_format=layout, non_blocking=True), y_range)
+                    for pictures in batch
+                )
                 with autocast(self.precision, self.device):
                     sr: Tensor = self.parallel(lr)
                     loss = self.perceptual(sr, hr).mean()

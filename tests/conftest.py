@@ -13,7 +13,7 @@ import pytest
 from jaxtyping import install_import_hook
 from PIL import Image
 
-CHECKED = ["raysr.images", "raysr.pairs", "raysr.models", "raysr.losses", "raysr.metrics"]
+CHECKED = ["raysr.images", "raysr.pairs", "raysr.batches", "raysr.models", "raysr.losses", "raysr.metrics"]
 
 with install_import_hook(CHECKED, "beartype.beartype"):  # before anything else imports them
     import raysr.losses
@@ -29,9 +29,12 @@ def prepare_here(source: str, out: Path, geometry: Geometry) -> str:
     """What `prepare` writes, in this process and without Ray; test_prepare holds the two equal."""
     from raysr import prepare as preparing  # here, so that tests without Ray do not wait for its import
 
-    tasks = preparing._plan(find_photographs(source, val_share=0.25, seed=0))
-    results = [preparing.write_shard(storage.join(str(out), name), photos, geometry) for name, photos in tasks]
-    storage.write_text(storage.join(str(out), MANIFEST), preparing._manifest(source, geometry, results).to_json())
+    config = preparing.PrepareConfig(source=source, out=str(out), geometry=geometry, val_share=0.25)
+    found = find_photographs(source, val_share=0.25, seed=0)
+    results = [preparing.write_shard(str(out), task, geometry) for task in preparing._plan(found)]
+    manifest = preparing._manifest(config, geometry, found, results, ())
+    storage.write_text(storage.join(str(out), MANIFEST), manifest.to_json())
+    preparing._tidy(str(out), manifest)
     return str(out)
 
 
@@ -48,8 +51,8 @@ def synthetic(seed: int, width: int, height: int, channels: int = 3) -> np.ndarr
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One local Ray of two CPUs for the whole run, whatever cluster the environment names."""
+def ray_session(s3: str) -> Iterator[None]:
+    """One local Ray of two CPUs for the whole run, whatever cluster the environment names; its workers find `s3`."""
     import ray
 
     from raysr.cluster import start_ray

@@ -37,7 +37,7 @@ def test_every_picture_gets_a_row(rows: list[PairRow], perceptual: Perceptual) -
 def test_content_is_scored_apart_from_its_bars(perceptual: Perceptual) -> None:
     hr = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     hr[:16] = hr[48:] = 0
-    row = PairRow("a", "a", hr, hr[::2, ::2].copy(), Box(0, 16, 64, 48))
+    row = PairRow("a", "a", hr, hr[::2, ::2].copy(), Box(0, 16, 64, 48), "full")
     (score,) = evaluate(build_model("bicubic", 2), [row], perceptual, device=CPU, precision="float32")
     assert score.psnr == pytest.approx(score.psnr_content + 10 * np.log10(2), abs=0.5)  # half of the square is right
     assert "content is 32 pixels" in str(score.note)

@@ -57,7 +57,7 @@ def test_every_exif_orientation_gives_the_upright_picture(file_format: str, tole
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}, "PNG": {}}[file_format]
-    picture = np.asarray(decode(encoded(stored, file_format, exif=exif, **options)))
+    picture = np.asarray(decode(encoded(stored, file_format, exif=exif, **options)).image)
     assert picture.shape == (32, 48, 3)
     assert abs(picture.astype(int) - blocks[..., None]).max() <= tolerance
 
@@ -71,26 +71,26 @@ def test_luminance_is_pillows_full_range_y() -> None:
 
 def test_a_grey_picture_is_its_own_luminance() -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(luminance(decode(grey_png(grey))), grey)
+    assert np.array_equal(luminance(decode(grey_png(grey)).image), grey)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled_to_eight(file_format: str) -> None:
     deep = (257 * np.arange(256)).astype(np.uint16).reshape(16, 16)
     assert deep.max() == 65535
-    picture = decode(encoded(Image.fromarray(deep), file_format))
+    picture = decode(encoded(Image.fromarray(deep), file_format)).image
     assert picture.mode == "L"
     assert np.array_equal(picture, np.arange(256).reshape(16, 16))
 
 
 def test_sixteen_bits_are_rounded_to_the_nearest_of_eight() -> None:
     deep = np.array([[128, 129, 257 + 128, 257 + 129, 65535 - 128, 65535 - 129]], np.uint16)
-    assert np.asarray(decode(encoded(Image.fromarray(deep)))).tolist() == [[0, 1, 1, 2, 255, 254]]
+    assert np.asarray(decode(encoded(Image.fromarray(deep))).image).tolist() == [[0, 1, 1, 2, 255, 254]]
 
 
 def test_sixteen_bit_colour_is_scaled_to_eight() -> None:
     samples = [0, 65535, 257 * 7, 257 * 128, 257 * 254, 257]
-    picture = decode(png(2, 1, 16, 2, b"\0" + struct.pack(">6H", *samples)))
+    picture = decode(png(2, 1, 16, 2, b"\0" + struct.pack(">6H", *samples))).image
     assert np.asarray(picture).tolist() == [[[0, 255, 7], [128, 254, 1]]]
 
 
@@ -110,7 +110,7 @@ def test_a_cmyk_jpeg_becomes_rgb() -> None:
     inks = Image.new("CMYK", (64, 16))
     for index, ink in enumerate([(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255)]):
         inks.paste(ink, (index * 16, 0, index * 16 + 16, 16))
-    picture = decode(encoded(inks, "JPEG", quality=100))
+    picture = decode(encoded(inks, "JPEG", quality=100)).image
     assert picture.mode == "RGB"
     expected = [[255, 255, 255], [0, 255, 255], [255, 0, 0], [0, 0, 0]]
     assert abs(np.asarray(picture)[8, 8::16].astype(int) - expected).max() <= 3
@@ -118,19 +118,19 @@ def test_a_cmyk_jpeg_becomes_rgb() -> None:
 
 def test_a_palette_png_becomes_its_rgb_form() -> None:
     palette = PHOTO.quantize(16)
-    assert np.array_equal(decode(encoded(palette)), palette.convert("RGB"))
+    assert np.array_equal(decode(encoded(palette)).image, palette.convert("RGB"))
 
 
 def test_one_bit_black_and_white_becomes_0_and_255() -> None:
     bits = np.array([[True, False, True]])
-    assert np.asarray(luminance(decode(encoded(Image.fromarray(bits))))).tolist() == [[255, 0, 255]]
+    assert np.asarray(luminance(decode(encoded(Image.fromarray(bits))).image)).tolist() == [[255, 0, 255]]
 
 
 def test_transparent_palette_entries_become_black() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([200, 100, 50, 10, 20, 30])
     image.putdata([0, 1])
-    assert np.asarray(decode(encoded(image, transparency=0))).tolist() == [[[0, 0, 0], [10, 20, 30]]]
+    assert np.asarray(decode(encoded(image, transparency=0)).image).tolist() == [[[0, 0, 0], [10, 20, 30]]]
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_transparent_palette_entries_become_black() -> None:
 def test_a_transparent_colour_becomes_black(mode: str, samples: list, key: object, expected: list) -> None:
     image = Image.new(mode, (2, 1))
     image.putdata(samples)
-    assert np.asarray(decode(encoded(image, transparency=key))).tolist() == [expected]
+    assert np.asarray(decode(encoded(image, transparency=key)).image).tolist() == [expected]
 
 
 def test_alpha_is_laid_on_black() -> None:
     image = Image.new("RGBA", (3, 1))
     image.putdata([(200, 100, 50, 255), (200, 100, 50, 128), (200, 100, 50, 0)])
-    picture = np.asarray(decode(encoded(image)))[0]
+    picture = np.asarray(decode(encoded(image)).image)[0]
     assert picture[[0, 2]].tolist() == [[200, 100, 50], [0, 0, 0]]
     assert abs(picture[1] - np.array([200, 100, 50]) * 128 / 255).max() <= 1
 
@@ -157,7 +157,7 @@ def test_alpha_is_laid_on_black() -> None:
 @pytest.mark.parametrize(("mode", "options"), [("LA", {}), ("L", {"transparency": 0})])
 def test_grey_with_transparency_keeps_its_grey(mode: str, options: dict) -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    picture = decode(encoded(Image.fromarray(grey).convert(mode), **options))
+    picture = decode(encoded(Image.fromarray(grey).convert(mode), **options)).image
     assert picture.mode == "L"
     assert np.array_equal(picture, grey)
 
@@ -165,7 +165,7 @@ def test_grey_with_transparency_keeps_its_grey(mode: str, options: dict) -> None
 def test_hidden_grey_becomes_black() -> None:
     image = Image.new("LA", (3, 1))
     image.putdata([(200, 255), (200, 128), (200, 0)])
-    assert np.asarray(decode(encoded(image))).tolist() == [[200, 100, 0]]
+    assert np.asarray(decode(encoded(image)).image).tolist() == [[200, 100, 0]]
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -178,13 +178,13 @@ def test_animations_and_many_pages_are_refused(file_format: str) -> None:
 
 def test_a_still_gif_is_taken() -> None:
     still = PHOTO.quantize(32)
-    assert np.array_equal(decode(encoded(still, "GIF")), still.convert("RGB"))
+    assert np.array_equal(decode(encoded(still, "GIF")).image, still.convert("RGB"))
 
 
 def test_the_first_view_of_an_mpo_is_taken() -> None:
     data = encoded(PHOTO, "MPO", save_all=True, append_images=[Image.new("RGB", PHOTO.size)])
     assert Image.open(io.BytesIO(data)).n_frames == 2
-    assert np.array_equal(decode(data), decode(encoded(PHOTO, "JPEG")))
+    assert np.array_equal(decode(data).image, decode(encoded(PHOTO, "JPEG")).image)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_hundred_damaged_files_give_a_picture_or_a_reason(file_format: str) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as for a user: Pillow warns of odd metadata and goes on
             try:
-                (pair,) = make_pairs(data[:cut].tobytes(), Geometry(hr_px=32, fit="pad"))
+                (pair,) = make_pairs(data[:cut].tobytes(), Geometry(hr_px=32, fit="pad")).pairs
                 assert pair.hr.shape == (32, 32)
             except PictureError as error:
                 reasons.append(str(error))
@@ -265,7 +265,7 @@ def test_a_smaller_photograph_is_padded_never_enlarged() -> None:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("fit", ["pad", "crop", "tiles"])
 def test_the_input_is_pillows_bicubic_of_the_target(fit: str, scale: int) -> None:
-    for pair in make_pairs(encoded(PHOTO), Geometry(hr_px=24, scale=scale, fit=fit)):
+    for pair in make_pairs(encoded(PHOTO), Geometry(hr_px=24, scale=scale, fit=fit)).pairs:
         assert pair.hr.shape == (24, 24)
         assert pair.lr.dtype == np.uint8
         expected = Image.fromarray(pair.hr).resize((24 // scale, 24 // scale), Image.Resampling.BICUBIC)
@@ -278,7 +278,7 @@ def test_degrading_a_flat_picture_keeps_its_value() -> None:
 
 def test_tiles_are_the_whole_squares_of_the_full_size_photograph() -> None:
     picture = synthetic(5, 55, 37, channels=1)  # 3 x 2 squares of 16 with margins of 3 and 2 before them
-    pairs = make_pairs(grey_png(picture), Geometry(hr_px=16, fit="tiles"))
+    pairs = make_pairs(grey_png(picture), Geometry(hr_px=16, fit="tiles")).pairs
     corners = [(top, left) for top in (2, 18) for left in (3, 19, 35)]
     assert len(pairs) == 6
     for (top, left), pair in zip(corners, pairs, strict=True):
@@ -294,7 +294,7 @@ def test_a_photograph_without_a_whole_tile_is_refused() -> None:
 @pytest.mark.parametrize(("size", "left", "top"), [((41, 24), 8, 0), ((24, 41), 0, 8)])
 def test_crop_takes_the_largest_centred_square(size: tuple[int, int], left: int, top: int) -> None:
     picture = synthetic(6, *size, channels=1)
-    (pair,) = make_pairs(grey_png(picture), Geometry(hr_px=12, fit="crop"))
+    (pair,) = make_pairs(grey_png(picture), Geometry(hr_px=12, fit="crop")).pairs
     square = Image.fromarray(picture[top : top + 24, left : left + 24])
     assert np.array_equal(pair.hr, square.resize((12, 12), Image.Resampling.BICUBIC))
     assert pair.content_box == Box(0, 0, 12, 12)
@@ -325,7 +325,7 @@ def test_colour_and_grey_photographs_of_set14_are_padded_where_their_box_says() 
     for path in sorted(SET14.iterdir()):
         image = Image.open(io.BytesIO(path.read_bytes()))
         modes.add(image.mode)
-        (pair,) = make_pairs(path.read_bytes(), Geometry(hr_px=128, fit="pad"))
+        (pair,) = make_pairs(path.read_bytes(), Geometry(hr_px=128, fit="pad")).pairs
         box = pair.content_box
         shrunk = luminance(image).resize((box.right - box.left, box.bottom - box.top), Image.Resampling.BICUBIC)
         assert np.array_equal(pair.hr[box.top : box.bottom, box.left : box.right], shrunk)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from raysr.batches import WINDOW_ROWS, ReadAhead, TrainingBatches, draw_patch, epoch_order
 from raysr.images import Box, Geometry, Pair
 from raysr.manifest import MANIFEST, Manifest, ManifestError, content_digest, pair_digest
-from raysr.pairs import WINDOW_ROWS, PairRow, PairSet, TrainingBatches, epoch_order, random_patch, to_tensor
+from raysr.pairs import PairRow, PairSet, to_tensor, to_unit
 
 GROUPS = [16, 16, 7, 16, 1, 16, 5] * 12  # 924 pairs: more than one window of shuffling
 
@@ -48,13 +49,26 @@ def test_the_order_differs_between_epochs_and_seeds() -> None:
     assert len(orders) == 9
 
 
-def test_a_rank_sees_other_pairs_in_other_epochs() -> None:
-    halves = {frozenset(epoch_order(GROUPS, seed=0, epoch=epoch, rank=0, world_size=2)) for epoch in range(5)}
-    assert len(halves) == 5
+def test_a_rank_reads_its_own_run_of_row_groups_in_every_epoch() -> None:
+    for epoch in range(5):
+        groups = [
+            {group for group, _ in epoch_order(GROUPS, seed=0, epoch=epoch, rank=rank, world_size=3)}
+            for rank in range(3)
+        ]
+        assert max(groups[0]) <= min(groups[1])
+        assert max(groups[1]) <= min(groups[2])
+        assert sum(map(len, groups)) <= len(GROUPS) + 2
+
+
+def test_the_pairs_that_an_epoch_leaves_out_come_in_others() -> None:
+    epochs = [set(epoch_order([16, 7], seed=0, epoch=epoch, rank=1, world_size=2)) for epoch in range(20)]
+    assert {len(epoch) for epoch in epochs} == {11}
+    assert len(set.union(*epochs)) == 12
 
 
 def test_a_window_of_shuffling_opens_few_row_groups() -> None:
     order = epoch_order([16] * 200, seed=0, epoch=0, rank=1, world_size=2)
+    assert len(order) == 1600
     for start in range(0, len(order), WINDOW_ROWS):
         groups = {group for group, _ in order[start : start + WINDOW_ROWS]}
         assert len(groups) <= WINDOW_ROWS // 16 + 1
@@ -78,30 +92,32 @@ def test_a_batch_is_the_same_whatever_was_read_before(bundled_set: str, patch_px
 
 
 def test_few_row_groups_are_held_and_few_are_read_twice(bundled_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raysr.pairs.WINDOW_ROWS", 32)
+    monkeypatch.setattr("raysr.batches.WINDOW_ROWS", 32)
     pairs = PairSet(bundled_set, "train")
     sizes = [rows for _, _, rows in pairs.groups]
     assert min(sizes) < max(sizes) == 16  # a short group must not make room for many long ones
     reads: list[int] = []
-    read_group = pairs.read_group
-    monkeypatch.setattr(pairs, "read_group", lambda index: reads.append(index) or read_group(index))
+    read_arrays = pairs.read_arrays
+    monkeypatch.setattr(pairs, "read_arrays", lambda index: reads.append(index) or read_arrays(index))
     batches = TrainingBatches(pairs, batch_size=8, seed=0)
     for step in range(batches.steps_per_epoch):
         batches.batch(step)
-        assert sum(map(len, batches._groups.values())) <= 32 + 2 * 16
+        assert sum(len(group.hr) for group in batches._groups.values()) <= 32 + 2 * 16
     assert len(reads) <= len(sizes) + len(pairs) / 32
 
 
-def test_batches_are_luminance_from_0_to_1_as_floats(bundled_set: str) -> None:
+def test_batches_are_bytes_that_become_luminance_from_0_to_1_as_floats(bundled_set: str) -> None:
     pairs = PairSet(bundled_set, "train")
     batch = TrainingBatches(pairs, batch_size=32, seed=0).batch(3)
     assert batch.lr.shape == (32, 1, 48, 48)
     assert batch.hr.shape == (32, 1, 96, 96)
     for pictures in batch:
-        assert pictures.dtype == torch.float32
-        assert 0 <= pictures.min() < 0.2
-        assert 0.8 < pictures.max() <= 1
-        assert torch.equal(pictures, (pictures * 255).round() / 255)
+        assert pictures.dtype == torch.uint8
+        unit = to_unit(pictures, "full")
+        assert unit.dtype == torch.float32
+        assert 0 <= unit.min() < 0.2
+        assert 0.8 < unit.max() <= 1
+        assert torch.equal(unit, pictures / 255)
 
 
 def test_patches_have_the_asked_size(bundled_set: str) -> None:
@@ -119,15 +135,38 @@ def test_an_epoch_of_batches_holds_each_pair_once_over_all_ranks(small_set: str)
             batches = TrainingBatches(pairs, batch_size=2, seed=0, rank=rank, world_size=2)
             assert batches.steps_per_epoch == 3
             for step in range(3 * epoch, 3 * epoch + 3):
-                pictures = (batches.batch(step).hr * 255).round().to(torch.uint8)
-                seen += [picture.numpy().tobytes() for picture in pictures]
+                seen += [picture.numpy().tobytes() for picture in batches.batch(step).hr]
         assert sorted(seen) == stored
 
 
 def test_bytes_become_floats_by_their_known_values() -> None:
-    tensor = to_tensor([np.array([[0, 51], [102, 255]], np.uint8)] * 2)
+    tensor = to_tensor([np.array([[0, 51], [102, 255]], np.uint8)] * 2, "full")
     assert tensor.shape == (2, 1, 2, 2)
     assert torch.equal(tensor[1, 0], torch.tensor([[0.0, 0.2], [0.4, 1.0]]))
+    limited = to_tensor([np.array([[16, 235], [89, 16]], np.uint8)], "limited")
+    assert torch.equal(limited[0, 0], torch.tensor([[0.0, 1.0], [73 / 219, 0.0]]))
+
+
+@pytest.mark.parametrize("patch_px", [None, 32])
+def test_read_ahead_and_held_pairs_give_the_same_batches(bundled_set: str, patch_px: int | None) -> None:
+    pairs = PairSet(bundled_set, "train")
+    settings = {"batch_size": 16, "seed": 5, "rank": 1, "world_size": 2, "patch_px": patch_px}
+    plain = TrainingBatches(pairs, **settings)
+    held = TrainingBatches(pairs, **settings, hold_on=torch.device("cpu"))
+    ahead = ReadAhead(TrainingBatches(pairs, **settings))
+    for step in [0, 1, 2, 3, 30, 31, 7, 8, 9]:
+        expected = plain.batch(step)
+        assert_equal_batches(ahead.batch(step), expected)
+        assert_equal_batches(held.batch(step), expected)
+    ahead.close()
+
+
+def test_what_goes_wrong_while_reading_ahead_is_told_where_the_batch_is_asked_for(small_set: str) -> None:
+    ahead = ReadAhead(TrainingBatches(PairSet(small_set, "train"), batch_size=2, seed=0))
+    shard_of(small_set).unlink()
+    with pytest.raises(FileNotFoundError, match="train-00000"):
+        ahead.batch(0)
+    ahead.close()
 
 
 def test_validation_rows_are_shared_out_among_the_ranks(bundled_set: str) -> None:
@@ -146,8 +185,13 @@ def test_tiles_of_one_photograph_are_never_in_both_splits(bundled_set: str) -> N
     assert {"motorcycle_left.png#000", "motorcycle_right.png#034", "camera.png#024"} <= set(tiles)
 
 
+def random_patch(row: PairRow, patch_px: int, scale: int, rng: np.random.Generator) -> tuple:
+    patch = draw_patch(row.content_box, row.hr.shape[0], patch_px, scale, rng)
+    return patch.cut(row.lr), patch.times(scale).cut(row.hr)
+
+
 def pair_row(lr: np.ndarray, scale: int, box: Box) -> PairRow:
-    return PairRow("a", "a", lr.repeat(scale, axis=0).repeat(scale, axis=1), lr, box)
+    return PairRow("a", "a", lr.repeat(scale, axis=0).repeat(scale, axis=1), lr, box, "full")
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -174,7 +218,7 @@ def test_a_patch_lies_inside_the_content_box_and_reaches_all_of_it(box: Box, sca
     y, x = np.mgrid[0:64, 0:64]
     inside = (y >= box.top) & (y < box.bottom) & (x >= box.left) & (x < box.right)
     places = np.arange(4096).reshape(64, 64)
-    row = PairRow("a", "a", places.astype(np.uint16), inside[::scale, ::scale].astype(np.uint8), box)
+    row = PairRow("a", "a", places.astype(np.uint16), inside[::scale, ::scale].astype(np.uint8), box, "full")
     rng, corners = np.random.default_rng(2), set()
     for _ in range(500):
         _, large = random_patch(row, 16, scale, rng)
@@ -190,7 +234,7 @@ def test_a_patch_lies_inside_the_content_box_and_reaches_all_of_it(box: Box, sca
 def test_a_patch_larger_than_the_content_holds_all_of_it(top: int, bottom: int) -> None:
     inside = np.zeros((32, 32), np.uint8)
     inside[top:bottom] = 1
-    row = PairRow("a", "a", inside, inside[::2, ::2], Box(0, top, 32, bottom))
+    row = PairRow("a", "a", inside, inside[::2, ::2], Box(0, top, 32, bottom), "full")
     for seed in range(50):
         small, large = random_patch(row, 16, 2, np.random.default_rng(seed))
         assert small.shape == (8, 8)
@@ -286,7 +330,7 @@ def test_a_set_without_a_manifest_is_not_finished(small_set: str) -> None:
         lambda text: text[: len(text) // 2],
         lambda text: "[]",
         lambda text: "null",
-        lambda text: text.replace('"source"', '"sauce"'),
+        lambda text: text.replace('"request"', '"bequest"'),
         lambda text: text.replace('"scale": 2', '"scale": 0'),
         lambda text: text.replace('"hr_px": 32', '"hr_px": 33'),
         lambda text: text.replace('"rows"', '"columns"'),
@@ -302,13 +346,13 @@ def test_a_damaged_manifest_is_refused(small_set: str, harm) -> None:
         PairSet(small_set, "train")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [1, 3, "2", None])
 def test_a_manifest_of_another_version_is_refused(small_set: str, version: object) -> None:
     file = Path(small_set) / MANIFEST
     manifest = json.loads(file.read_text()) | {"schema_version": version}
     file.write_text(json.dumps(manifest))
     with pytest.raises(
-        ManifestError, match=rf"has schema version {version!r}, but this raysr reads 1: prepare the set again"
+        ManifestError, match=rf"has schema version {version!r}, but this raysr reads 2: prepare the set again"
     ):
         Manifest.read(small_set)
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,15 @@ from conftest import synthetic
 from PIL import Image
 
 from raysr import prepare as preparing
-from raysr.images import Geometry
+from raysr import storage
+from raysr.describe import check_set, summary
+from raysr.images import Geometry, make_pairs
 from raysr.manifest import MANIFEST, SCHEMA, Manifest
 from raysr.pairs import PairSet
-from raysr.prepare import PrepareConfig, prepare
+from raysr.prepare import Advance, PrepareConfig, prepare
+from raysr.shards import UNFINISHED
+from raysr.sheet import CONTACT_SHEET
+from raysr.sources import find_photographs
 
 BSDS = Path(__file__).parents[2] / "shared" / "data" / "bsds500"
 GEOMETRY = Geometry(hr_px=48, fit="pad")
@@ -130,9 +136,12 @@ def test_the_manifest_counts_what_the_shards_hold(horrors: tuple) -> None:
         assert (shard.bytes, shard.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
-def test_nothing_but_shards_and_manifest_is_left_in_the_folder(horrors: tuple) -> None:
+def test_nothing_but_shards_manifest_and_contact_sheet_is_left_in_the_folder(horrors: tuple) -> None:
     _, out, _ = horrors
-    assert {path.name for path in out.iterdir()} == {"train-00000.parquet", "val-00000.parquet", MANIFEST}
+    assert {path.name for path in out.iterdir()} == {
+        *("train-00000.parquet", "val-00000.parquet"),
+        *(MANIFEST, CONTACT_SHEET),
+    }
 
 
 def test_the_hash_of_each_source_file_is_kept(horrors: tuple) -> None:
@@ -173,11 +182,14 @@ def test_a_process_without_ray_reads_the_shards_with_pyarrow_alone(horrors: tupl
     assert found == hashlib.sha256(expected["train/good.png"].tobytes()).hexdigest()
 
 
-def test_a_second_prepare_into_the_same_folder_is_refused_and_leaves_it_alone(horrors: tuple) -> None:
+def test_the_same_command_leaves_a_finished_set_alone_and_another_one_is_refused(horrors: tuple) -> None:
     source, out, _ = horrors
     before = {path: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(FileExistsError, match=r"already holds a prepared set; give another folder, or remove it"):
-        prepare(PrepareConfig(source=str(source), out=str(out), geometry=GEOMETRY))
+    config = PrepareConfig(source=str(source), out=str(out), geometry=GEOMETRY)
+    assert prepare(config) == Manifest.read(str(out))
+    for other in (replace(config, seed=1), replace(config, geometry=replace(GEOMETRY, scale=3))):
+        with pytest.raises(FileExistsError, match=r"asked for otherwise .*; give another folder, or remove it"):
+            prepare(other)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -213,13 +225,13 @@ def test_the_manifest_is_written_after_the_last_shard(
     monkeypatch.setattr(preparing, "PHOTOGRAPHS_PER_SHARD", 2)
     out, calls = tmp_path / "set", []
 
-    def on_shard(done: int, total: int) -> None:
-        calls.append((done, total))
+    def on_advance(advance: Advance) -> None:
+        calls.append(advance)
         assert not (out / MANIFEST).exists()
 
     config = PrepareConfig(source=str(picture_folder(6)), out=str(out), geometry=GEOMETRY, val_share=0.3)
-    manifest = prepare(config, on_shard)
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    manifest = prepare(config, on_advance)
+    assert calls == [Advance(2, 6, 2, 0), Advance(4, 6, 4, 0), Advance(6, 6, 6, 0)]
     assert json.loads((out / MANIFEST).read_text())["content_sha256"] == manifest.content_sha256
 
 
@@ -228,7 +240,7 @@ def test_an_interrupted_preparation_leaves_no_manifest_and_can_be_run_again(
 ) -> None:
     config = PrepareConfig(source=str(picture_folder(4)), out=str(tmp_path / "set"), geometry=GEOMETRY)
 
-    def stop(done: int, total: int) -> None:
+    def stop(advance: Advance) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -247,7 +259,7 @@ def test_a_split_without_a_usable_picture_fails_with_the_reasons_and_no_manifest
 
 
 def test_ray_prepares_what_one_process_prepares_and_bundled_is_cut_into_tiles(bundled_set: str, tmp_path: Path) -> None:
-    manifest = prepare(PrepareConfig(source="bundled", out=str(tmp_path), geometry=Geometry(hr_px=96)))
+    manifest = prepare(PrepareConfig(source="bundled", out=str(tmp_path), geometry=Geometry(hr_px=96), val_share=0.25))
     assert manifest == Manifest.read(bundled_set)
     assert manifest.geometry.fit == "tiles"
     assert manifest.photographs == {"train": 10, "val": 3}
@@ -268,3 +280,188 @@ def test_a_hundred_photographs_of_bsds500_are_prepared_without_a_refusal(tmp_pat
     assert manifest.pairs == manifest.photographs == {"train": 90, "val": 10}
     boxes = {row.content_box for row in PairSet(str(tmp_path), "train").rows()}
     assert boxes == {(0, 10, 64, 53), (10, 0, 53, 64)}
+
+
+def test_a_run_that_was_killed_goes_on_with_what_is_missing(
+    picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "PHOTOGRAPHS_PER_SHARD", 1)
+    config = PrepareConfig(source=str(picture_folder(8)), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    whole = prepare(replace(config, out=str(tmp_path / "whole")))
+
+    def stop(advance: Advance) -> None:
+        if advance.done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, stop)
+    out = tmp_path / "set"
+    finished = sorted(path.name.removesuffix(".json") for path in (out / UNFINISHED).iterdir())
+    assert 4 <= len(finished) < 9
+    untouched, cut = out / finished[0], out / finished[1]
+    cut.write_bytes(cut.read_bytes()[:-10])  # as no run of ours leaves it: done again all the same
+    (out / f".{finished[2]}.0123abcd.part").write_bytes(b"half of a shard")  # as a killed worker leaves it
+    written = untouched.stat().st_mtime_ns
+    assert prepare(config) == whole
+    assert untouched.stat().st_mtime_ns == written
+    names = {path.name for path in out.iterdir()}
+    assert names == {*(shard.name for shard in whole.shards), MANIFEST, CONTACT_SHEET}
+    assert check_set(str(out)).content_sha256 == whole.content_sha256
+
+
+def test_a_photograph_that_was_changed_since_the_run_was_killed_is_prepared_again(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(4)
+    config = PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY)
+
+    def stop(advance: Advance) -> None:
+        if advance.done == advance.total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, stop)
+    Image.fromarray(synthetic(77, 40, 30)).save(folder / "00.png")
+    prepare(config)
+    fresh = prepare(replace(config, out=str(tmp_path / "fresh")))
+    assert Manifest.read(str(tmp_path / "set")).content_sha256 == fresh.content_sha256
+
+
+@pytest.fixture
+def leaky(tmp_path: Path) -> Path:
+    """Three photographs that train and three that validate: one twice, one again as a small JPEG."""
+    train, val = tmp_path / "leaky" / "train", tmp_path / "leaky" / "val"
+    train.mkdir(parents=True)
+    val.mkdir()
+    photos = [Image.fromarray(np.asarray(skimage_photo(name))) for name in ("astronaut", "coffee", "chelsea", "rocket")]
+    photos[0].save(train / "own.png")
+    photos[1].save(train / "same.bmp")
+    photos[2].resize((300, 200)).save(train / "small.jpg", quality=60)
+    photos[1].save(val / "b.png")
+    photos[2].save(val / "c.png")
+    photos[3].save(val / "d.png")
+    return tmp_path / "leaky"
+
+
+def skimage_photo(name: str) -> Image.Image:
+    found = find_photographs("bundled", val_share=0.1, seed=0).photographs
+    return Image.open(next(photo.location for photo in found if photo.image_id.startswith(name))).convert("RGB")
+
+
+def test_a_photograph_whose_pixels_validate_is_refused_in_training_and_one_that_looks_alike_is_told_of(
+    leaky: Path, tmp_path: Path
+) -> None:
+    config = PrepareConfig(source=str(leaky), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    manifest = prepare(config)
+    assert [(one.image_id, one.reason) for one in manifest.refused] == [
+        ("train/same.bmp", "its pixels validate, as val/b.png")
+    ]
+    assert [(one.train, one.val) for one in manifest.near_duplicates] == [("train/small.jpg", "val/c.png")]
+    assert any("train/small.jpg trains and val/c.png validates" in line for line in summary(manifest))
+    assert {row.image_id for row in PairSet(str(tmp_path / "set"), "train").rows()} == {
+        "train/own.png",
+        "train/small.jpg",
+    }
+    assert check_set(str(tmp_path / "set")) == manifest
+
+
+def test_near_duplicates_are_left_out_of_training_when_asked_for(leaky: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "set")
+    manifest = prepare(PrepareConfig(source=str(leaky), out=out, geometry=GEOMETRY, drop_near_duplicates=True))
+    assert {one.image_id for one in manifest.refused} == {"train/same.bmp", "train/small.jpg"}
+    assert manifest.refused[1].reason.startswith("looks like val/c.png, which validates (")
+    assert manifest.near_duplicates == ()
+    assert manifest.pairs == {"train": 1, "val": 3}
+    assert check_set(out) == manifest
+
+
+def test_strict_stops_at_a_photograph_that_cannot_be_used(horrors: tuple, leaky: Path, tmp_path: Path) -> None:
+    for source, reason in ((horrors[0], "(train|val)/"), (leaky, r"train/same\.bmp: its pixels validate")):
+        config = PrepareConfig(source=str(source), out=str(tmp_path / "set"), geometry=GEOMETRY, strict=True)
+        with pytest.raises(ValueError, match=rf"^{reason}.*without --strict it would be listed"):
+            prepare(config)
+        assert not (tmp_path / "set" / MANIFEST).exists()
+
+
+def test_photographs_and_set_may_lie_in_a_bucket(picture_folder: Callable[..., Path], s3: str, tmp_path: Path) -> None:
+    folder, remote = picture_folder(6), storage.join(s3, tmp_path.name)
+    (folder / "notes.txt").write_text("not a picture")
+    for file in folder.iterdir():
+        storage.write_bytes(storage.join(remote, "photographs", file.name), file.read_bytes())
+    here = prepare(PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY))
+    config = PrepareConfig(
+        source=storage.join(remote, "photographs"), out=storage.join(remote, "set"), geometry=GEOMETRY
+    )
+    there = prepare(config)
+    assert there.content_sha256 == here.content_sha256
+    assert there.shards == here.shards
+    assert there.passed_over == {".txt": 1}
+    assert check_set(storage.join(remote, "set")) == there
+    assert set(storage.children(storage.join(remote, "set"))) == {
+        *(shard.name for shard in there.shards),
+        *(MANIFEST, CONTACT_SHEET),
+    }
+    assert prepare(config) == there
+
+
+def test_a_place_that_cannot_be_written_is_told_without_rays_traceback(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = PrepareConfig(source=str(picture_folder(2)), out=str(tmp_path / "file" / "set"), geometry=GEOMETRY)
+    with pytest.raises(NotADirectoryError) as caught:
+        prepare(config)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_two_folders_and_a_list_split_as_they_say(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = picture_folder(6)
+    (folder / "held").mkdir()
+    for name in ("04.png", "05.png"):
+        (folder / name).rename(folder / "held" / name)
+    (tmp_path / "val.txt").write_text("# these validate\nheld/04.png\n./held/05.png\n\n")
+    for index, val in enumerate((folder / "held", tmp_path / "val.txt")):
+        config = PrepareConfig(source=str(folder), val=str(val), out=str(tmp_path / f"{index}"), geometry=GEOMETRY)
+        assert prepare(config).pairs == {"train": 4, "val": 2}
+        names = {Path(row.image_id).name for row in PairSet(str(tmp_path / f"{index}"), "val").rows()}
+        assert names == {"04.png", "05.png"}
+
+
+def test_a_contact_sheet_shows_twelve_pairs(bundled_set: str) -> None:
+    with Image.open(Path(bundled_set) / CONTACT_SHEET) as sheet:
+        picture = np.asarray(sheet)
+    rows, columns = 4, 3
+    cell = picture.shape[0] // rows, picture.shape[1] // columns
+    for row in range(rows):
+        for column in range(columns):
+            assert picture[row * cell[0] :, column * cell[1] :][: cell[0], : cell[1]].std() > 5
+
+
+def test_a_thousand_damaged_pictures_are_each_prepared_or_listed(tmp_path: Path) -> None:
+    rng, formats = np.random.default_rng(11), {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF", "gif": "GIF"}
+    source = tmp_path / "damaged"
+    (source / "val").mkdir(parents=True)
+    (source / "train").mkdir()
+    Image.fromarray(synthetic(1, 60, 40)).save(source / "val" / "good.png")
+    for index in range(1000):
+        suffix = list(formats)[index % len(formats)]
+        buffer = io.BytesIO()
+        Image.fromarray(synthetic(index, 60, 40)).save(buffer, formats[suffix])
+        data = bytearray(buffer.getvalue())
+        if index % 3 == 0:
+            del data[int(rng.integers(len(data))) :]
+        else:
+            for place in rng.integers(0, len(data), 1 + index % 7):
+                data[place] = int(rng.integers(256))
+        (source / "train" / f"{index:04d}.{suffix}").write_bytes(data)
+    manifest = prepare(PrepareConfig(source=str(source), out=str(tmp_path / "set"), geometry=GEOMETRY))
+    rows = {row.image_id: row for row in PairSet(str(tmp_path / "set"), "train").rows()}
+    listed = {one.image_id for one in manifest.refused}
+    assert len(rows) + len(listed) == 1000
+    assert not set(rows) & listed
+    assert min(len(rows), len(listed)) > 100
+    for image_id, row in rows.items():
+        (pair,) = make_pairs((source / image_id).read_bytes(), GEOMETRY).pairs
+        assert np.array_equal(row.hr, pair.hr)
+        if image_id.endswith(".png"):  # a PNG vouches for its pixels: it is right, or it is not opened
+            assert np.array_equal(row.hr, padded(synthetic(int(Path(image_id).stem), 60, 40)))

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from raysr.sources import BUNDLED, SUFFIXES, Photograph, find_photographs
+from raysr.sources import BUNDLED, SUFFIXES, Source, find_photographs
 
 
-def by_split(photographs: list[Photograph]) -> dict[str, set[str]]:
-    return {split: {p.image_id for p in photographs if p.split == split} for split in ("train", "val")}
+def by_split(source: Source) -> dict[str, set[str]]:
+    return {split: {p.image_id for p in source.photographs if p.split == split} for split in ("train", "val")}
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -23,22 +23,25 @@ def test_a_folder_with_train_and_val_is_split_by_them(tmp_path: Path, val: str) 
     touch(tmp_path, "train/a.png", "train/deep/b.JPG", f"{val}/a.png", "test/c.png", "d.png")
     found = find_photographs(str(tmp_path), val_share=0.9, seed=3)
     assert by_split(found) == {"train": {"train/a.png", "train/deep/b.JPG"}, "val": {f"{val}/a.png"}}
-    assert {Path(p.path) for p in found} == {tmp_path / p.image_id for p in found}
+    assert {Path(p.location) for p in found.photographs} == {tmp_path / p.image_id for p in found.photographs}
 
 
 def test_a_folder_with_train_alone_is_split_by_seed(tmp_path: Path) -> None:
     touch(tmp_path, "train/a.png", "train/b.png", "c.png")
     found = find_photographs(str(tmp_path), val_share=0.34, seed=0)
-    assert {p.image_id for p in found} == {"train/a.png", "train/b.png", "c.png"}
+    assert {p.image_id for p in found.photographs} == {"train/a.png", "train/b.png", "c.png"}
     assert len(by_split(found)["val"]) == 1
 
 
 def test_pictures_are_known_by_suffix_in_either_case_in_sorted_order(tmp_path: Path) -> None:
     pictures = {f"{index}{suffix}" for index, suffix in enumerate(SUFFIXES)} | {"SHOUT.PNG"}
     touch(tmp_path, *pictures, "notes.txt", "Thumbs.db", "noext", "folder.png/inside.jpg")
-    found = [p.image_id for p in find_photographs(str(tmp_path), val_share=0.5, seed=0)]
+    source = find_photographs(str(tmp_path), val_share=0.5, seed=0)
+    found = [p.image_id for p in source.photographs]
     assert set(found) == pictures | {"folder.png/inside.jpg"}
-    assert found == sorted(found)
+    splits = [[p.image_id for p in source.photographs if p.split == split] for split in ("train", "val")]
+    assert [sorted(names) for names in splits] == splits
+    assert source.passed_over == {".db": 1, ".txt": 1, "no suffix": 1}
 
 
 def test_the_seeded_split_is_reproducible_disjoint_and_of_the_asked_size(tmp_path: Path) -> None:
@@ -71,27 +74,29 @@ def test_a_relative_folder_gives_absolute_paths(picture_folder: Callable[..., Pa
     folder = picture_folder(2)
     monkeypatch.chdir(folder.parent)
     found = find_photographs(folder.name, val_share=0.5, seed=0)
-    assert {p.path for p in found} == {str(folder / "00.png"), str(folder / "01.png")}
+    assert {p.location for p in found.photographs} == {str(folder / "00.png"), str(folder / "01.png")}
 
 
 def test_every_bundled_photograph_is_in_the_wheel_and_opens() -> None:
     found = find_photographs("bundled", val_share=0.1, seed=0)
-    assert {p.image_id for p in found} == set(BUNDLED)
-    for photo in found:
-        with Image.open(photo.path) as image:
+    assert {p.image_id for p in found.photographs} == set(BUNDLED)
+    for photo in found.photographs:
+        with Image.open(photo.location) as image:
             assert min(image.size) >= 300
     assert by_split(found)["val"] == {"camera.png", "chelsea.png", "coins.png"}
 
 
 def test_the_bundled_stereo_pair_is_one_photograph_on_one_side() -> None:
-    pair = [p for p in find_photographs("bundled", val_share=0.1, seed=0) if p.image_id.startswith("motorcycle")]
+    pair = [
+        p for p in find_photographs("bundled", val_share=0.1, seed=0).photographs if p.image_id.startswith("motorcycle")
+    ]
     assert len(pair) == 2
     assert len({(p.photograph, p.split) for p in pair}) == 1
 
 
 def test_no_bundled_photograph_is_in_both_splits() -> None:
     found = find_photographs("bundled", val_share=0.1, seed=0)
-    sides = [{p.photograph for p in found if p.split == split} for split in ("train", "val")]
+    sides = [{p.photograph for p in found.photographs if p.split == split} for split in ("train", "val")]
     assert not sides[0] & sides[1]
 
 

@@ -14,37 +14,11 @@ from raysr.train import TrainOneConfig
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    *("storage", "images", "sources", "manifest", "pairs", "cluster", "prepare", "models", "precision", "losses"),
-    *(
-        "flops",
-        "metrics",
-        "evaluate",
-        "cost",
-        "prices",
-        "world",
-        "budget",
-        "spec",
-        "calibration",
-        "ledger",
-        "runs",
-        "progress",
-        "trial",
-    ),
-    *(
-        "provenance",
-        "train",
-        "presets",
-        "resume",
-        "launch",
-        "search",
-        "compare",
-        "statistics",
-        "standings",
-        "findings",
-        "figures",
-        "report",
-        "cli",
-    ),
+    *("storage", "images", "duplicates", "sources", "manifest", "shards", "pairs", "sheet", "describe", "batches"),
+    *("cluster", "prepare", "models", "precision", "losses", "flops", "metrics", "evaluate", "cost", "prices"),
+    *("world", "budget", "spec", "calibration", "ledger", "runs", "progress", "trial", "provenance", "train"),
+    *("presets", "resume", "launch", "search", "compare", "statistics", "standings", "findings", "figures"),
+    *("report", "cli"),
 ]
 """A module imports only from those before it."""
 

@@ -1,0 +1,56 @@
+"""What a prepared set holds, checked to the last byte."""
+
+from collections.abc import Iterator
+
+from raysr import storage
+from raysr.images import Pair
+from raysr.manifest import Manifest, ManifestError, content_digest, pair_digest
+from raysr.pairs import PairSet
+from raysr.sources import Split
+
+
+def check_set(location: str) -> Manifest:
+    """Read every shard of the set in folder `location` and check every hash in its manifest; returns the manifest.
+
+    Raises ManifestError, naming what is missing, cut or changed.
+    """
+    location = storage.absolute(location)
+    manifest = Manifest.read(location)
+    splits: tuple[Split, ...] = ("train", "val")
+    found = content_digest([digest for split in splits for digest in _digests(location, split)])
+    if found != manifest.content_sha256:
+        raise ManifestError(
+            f"the pairs of {location} hash to {found}, and its manifest says {manifest.content_sha256}: prepare again"
+        )
+    return manifest
+
+
+def _digests(location: str, split: Split) -> Iterator[str]:
+    pairs = PairSet(location, split)
+    for index in range(len(pairs.groups)):
+        for row in pairs.read_group(index):
+            yield pair_digest(row.image_id, split, Pair(row.hr, row.lr, row.content_box))
+
+
+def summary(manifest: Manifest) -> list[str]:
+    """The set in lines: what it is made of, how, and what was left out and why."""
+    geometry = manifest.geometry
+    lines = [
+        f"{manifest.source}: {geometry.lr_px} -> {geometry.hr_px} pixels (x{geometry.scale}), {geometry.fit}, "
+        f"{geometry.kernel} bicubic, luminance in {geometry.y_range} range" + ", fast JPEG" * geometry.fast_jpeg
+    ]
+    for split, count in manifest.pairs.items():
+        lines.append(f"{split}: {count:,} pairs of {manifest.photographs[split]:,} photographs")
+    size = sum(shard.bytes for shard in manifest.shards)
+    lines.append(f"{len(manifest.shards)} shards, {size:,} bytes; content sha256 {manifest.content_sha256}")
+    lines += [f"{count:,} photographs: {note}" for note, count in manifest.notes.items()]
+    if manifest.passed_over:
+        others = ", ".join(f"{count:,} {suffix}" for suffix, count in manifest.passed_over.items())
+        lines.append(f"passed over, no pictures by their names: {others}")
+    lines += [f"refused {refusal.image_id}: {refusal.reason}" for refusal in manifest.refused]
+    lines += [
+        f"near-duplicates: {one.train} trains and {one.val} validates ({one.bits} of 144 bits differ); "
+        "--drop-near-duplicates leaves it out"
+        for one in manifest.near_duplicates
+    ]
+    return lines
