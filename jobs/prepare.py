@@ -5,6 +5,7 @@ import time
 import tyro
 from rich.console import Console
 
+from raysr.archives import ArchiveError
 from raysr.cli import fail
 from raysr.describe import check_set, summary
 from raysr.manifest import ManifestError
@@ -19,8 +20,8 @@ def main() -> None:
             manifest = check_set(config.describe)
         else:
             with PrepareDisplay(console) as display:
-                manifest = prepare(config, display.update)
-    except (ValueError, OSError, ManifestError) as error:
+                manifest = prepare(config, display.update, display.fetched)
+    except (ValueError, OSError, ManifestError, ArchiveError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("stopped; give the same command again and it goes on from here", code=130)

@@ -184,7 +184,7 @@ def luminance(image: Image.Image, y_range: YRange = "full") -> Image.Image:
     return image if image.mode == "L" else image.convert("YCbCr").getchannel("Y")
 
 
-def imresize(y: Luminance, width: int, height: int) -> Luminance:
+def imresize(y: Luminance, width: int, height: int) -> UInt8[np.ndarray, "height width"]:
     """MATLAB's imresize: bicubic (Keys 1981, a = -0.5), widened where it shrinks, the picture mirrored at its edges.
 
     Pillow's bicubic is the same kernel, but leaves out what lies beyond the edges: so it is given the mirror image too.

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raysr import storage
+from raysr.archives import ARCHIVES, OnFetch, fetch_set
 from raysr.cluster import start_ray
 from raysr.duplicates import NearDuplicate, near_duplicates
 from raysr.images import Geometry
@@ -29,8 +30,9 @@ class PrepareConfig:
     """Turn photographs into luminance pairs."""
 
     source: str | None = None
-    """A folder of pictures, searched recursively, on a disk, s3:// or gs://; or `bundled`: the photographs in the
-    scikit-image wheel. A folder with train/ and val/ (or valid/) inside is split by them."""
+    """A folder of pictures, searched recursively, on a disk, s3:// or gs://; df2k or bsds500, which are downloaded
+    (./df2k is a folder of that name); or bundled, the photographs in the scikit-image wheel. A folder with train/ and
+    val/ (or valid/) inside is split by them."""
     out: str | None = None
     """Folder for the Parquet shards and manifest.json; s3://BUCKET/FOLDER works too."""
     describe: str | None = None
@@ -46,6 +48,12 @@ class PrepareConfig:
     """Stop at the first photograph that cannot be used."""
     drop_near_duplicates: bool = False
     """Leave out training photographs that look like one that validates; otherwise they are only told of."""
+    cache: str = "~/.cache/raysr"
+    """Where df2k and bsds500 are downloaded and unpacked to. On a cluster: s3://BUCKET/FOLDER or the like."""
+    archives: str | None = None
+    """Folder of archives of theirs that you have already."""
+    mirror: str | None = None
+    """Address to download archives from instead of their public homes: MIRROR/NAME."""
 
     def __post_init__(self) -> None:
         if self.describe is not None and (self.source is not None or self.out is not None):
@@ -94,6 +102,14 @@ class PrepareDisplay:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def fetched(self, name: str, done: int, total: int | None) -> None:
+        """Show how far a download is."""
+        of = f" of {total / 1e6:,.0f}" if total else ""
+        self._bar.update(self._task, news=f"{name}: {done / 1e6:,.0f}{of} MB")
+        if not self.console.is_terminal and time.monotonic() - self._printed > LINE_S:
+            self._printed = time.monotonic()
+            self.console.print(f"{name}: {done / 1e6:,.0f}{of} MB", highlight=False)
+
     def update(self, advance: Advance) -> None:
         """Show how far it is."""
         now = time.monotonic()
@@ -108,14 +124,19 @@ class PrepareDisplay:
             self.console.print(line, soft_wrap=True, highlight=False)
 
 
-def prepare(config: PrepareConfig, on_advance: Callable[[Advance], None] = lambda advance: None) -> Manifest:
+def prepare(
+    config: PrepareConfig,
+    on_advance: Callable[[Advance], None] = lambda advance: None,
+    on_fetch: OnFetch = lambda name, done, total: None,
+) -> Manifest:
     """Prepare the set and return its manifest; `on_advance` is called as shards are finished.
 
     A run that was killed goes on with the same `config`; a finished one is left alone. A picture that cannot be used is
     listed in the manifest with its reason.
 
     Raises FileExistsError when `out` holds a set that was asked for differently, ValueError when no pair is left in a
-    split or, where `config.strict`, a picture cannot be used, and OSError for what cannot be read or written.
+    split or, where `config.strict`, a picture cannot be used, ArchiveError for a download that fails, and OSError for
+    what cannot be read or written.
     """
     assert config.source is not None and config.out is not None  # noqa: PT018, S101
     out = storage.absolute(config.out)
@@ -124,7 +145,12 @@ def prepare(config: PrepareConfig, on_advance: Callable[[Advance], None] = lambd
         geometry = replace(geometry, fit="tiles" if config.source == "bundled" else "pad")
     if storage.exists(storage.join(out, MANIFEST)):
         return _finished(config, geometry, out)
-    source = _find(config)
+    folder = config.source
+    if folder in ARCHIVES:
+        folder = fetch_set(
+            folder, cache=config.cache, archives=config.archives, mirror=config.mirror, on_fetch=on_fetch
+        )
+    source = find_photographs(folder, val=config.val, val_share=config.val_share, seed=config.seed)
     start_ray()
     tasks = _plan(source)
     results = _write_all(tasks, geometry, out, config, on_advance)
@@ -157,11 +183,6 @@ def _finished(config: PrepareConfig, geometry: Geometry, out: str) -> Manifest:
 def _request(config: PrepareConfig) -> dict[str, Any]:
     names = ("source", "val", "val_share", "seed", "strict", "drop_near_duplicates")
     return {name: getattr(config, name) for name in names}
-
-
-def _find(config: PrepareConfig) -> Source:
-    assert config.source is not None  # noqa: S101
-    return find_photographs(config.source, val=config.val, val_share=config.val_share, seed=config.seed)
 
 
 def _plan(source: Source) -> list[Task]:

@@ -89,7 +89,7 @@ def find_photographs(source: str, *, val: str | None = None, val_share: float, s
     if source == "bundled":
         return _bundled()
     root = storage.absolute(source)
-    files = _files(root, f"--source {source}", "give a folder of pictures, or 'bundled'")
+    files = _files(root, f"--source {source}", "give a folder of pictures, or bundled, bsds500 or df2k")
     folders = {PurePosixPath(file.name).parts[0] for file in files if "/" in file.name}
     inside = next((name for name in ("val", "valid") if name in folders), None)
     if val is not None and val.lower().endswith(".txt"):

@@ -152,9 +152,11 @@ def walk(location: str) -> list[Found]:
     Symbolic links are followed, each folder once; one that leads nowhere is listed, so that it can be told of.
     """
     store, root = filesystem(location)
+    if not is_folder(location):
+        return []
     if isinstance(store, fs.LocalFileSystem):
         return sorted(_walk_disk(root), key=lambda found: found.name)
-    entries = store.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    entries = store.get_file_info(fs.FileSelector(root, recursive=True))
     base = location.rstrip("/")
     return sorted(
         (

@@ -9,8 +9,20 @@ import pytest
 from conftest import synthetic
 from PIL import Image
 
-from raysr.images import Box, Geometry, PictureError, decode, degrade, fit_into_square, luminance, make_pairs
+from raysr.images import (
+    ORIENTATION,
+    Box,
+    Geometry,
+    PictureError,
+    decode,
+    degrade,
+    fit_into_square,
+    imresize,
+    luminance,
+    make_pairs,
+)
 
+BICUBIC = Image.Resampling.BICUBIC
 SET14 = Path(__file__).parents[2] / "shared" / "data" / "set14"
 
 UPRIGHT_TO_STORED = {
@@ -333,3 +345,130 @@ def test_colour_and_grey_photographs_of_set14_are_padded_where_their_box_says() 
         ratio = max(image.size) / min(image.size)
         assert 128 / min(shrunk.size) == pytest.approx(ratio, rel=0.01)
     assert {"L", "RGB"} <= modes
+
+
+def matlab_weights(old: int, new: int) -> np.ndarray:
+    """Rows of weights of MATLAB's imresize, from its documentation: a second way to the same numbers."""
+    scale = new / old
+    width = 4 / min(scale, 1)
+    weights = np.zeros((new, old))
+    for row in range(new):
+        centre = (row + 1) / scale + 0.5 * (1 - 1 / scale)  # counted from 1
+        left = int(np.floor(centre - width / 2))
+        taps = np.arange(left, left + int(np.ceil(width)) + 2)
+        x = np.abs((centre - taps) * min(scale, 1))
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        kernel = np.where(x <= 1, near, np.where(x <= 2, far, 0))
+        mirror = np.concatenate([np.arange(old), np.arange(old)[::-1]])
+        np.add.at(weights[row], mirror[(taps - 1) % (2 * old)], kernel / kernel.sum())
+    return weights
+
+
+@pytest.mark.parametrize(("width", "height"), [(24, 16), (16, 12), (12, 8), (96, 64), (144, 96), (37, 29)])
+def test_imresize_is_matlabs(width: int, height: int) -> None:
+    y = np.asarray(luminance(PHOTO))
+    exact = matlab_weights(32, height) @ y @ matlab_weights(48, width).T
+    resized = imresize(y, width, height)
+    assert resized.shape == (height, width)
+    assert np.abs(resized - exact.clip(0, 255)).max() <= 0.5001
+    assert (resized == np.floor(exact + 0.5).clip(0, 255)).mean() > 0.999
+
+
+def enlarged(channel: np.ndarray, kernel: str) -> np.ndarray:
+    """Half the size and back."""
+    hr = Image.fromarray(channel)
+    lr = degrade(hr, 2, kernel)
+    return imresize(np.asarray(lr), *hr.size) if kernel == "matlab" else np.asarray(lr.resize(hr.size, BICUBIC))
+
+
+def luma(rgb: np.ndarray, y_range: str) -> np.ndarray:
+    """Y of BT.601 in full precision for the limited range, and Pillow's for the full one."""
+    if y_range == "full":
+        return np.asarray(luminance(Image.fromarray(rgb)), float)
+    return rgb @ np.array([65.481, 128.553, 24.966]) / 255 + 16
+
+
+@pytest.mark.skipif(not SET14.is_dir(), reason="uses the photographs of ../shared/data, which is missing here")
+@pytest.mark.parametrize(
+    ("kernel", "y_range", "set5", "set14"),
+    [("matlab", "limited", 33.68, 30.33), ("pillow", "limited", 33.67, 30.32), ("pillow", "full", 32.33, 28.99)],
+)
+def test_bicubic_scores_are_those_that_are_published(kernel: str, y_range: str, set5: float, set14: float) -> None:
+    for folder, published in ((SET14.parent / "set5", set5), (SET14, set14)):
+        scores = []
+        for file in sorted(folder.glob("*.png")):
+            hr = np.asarray(decode(file.read_bytes()).image.convert("RGB"))
+            sr = np.stack([enlarged(hr[..., channel], kernel) for channel in range(3)], axis=-1)
+            error = (luma(sr, y_range) - luma(hr, y_range))[2:-2, 2:-2]
+            scores.append(10 * np.log10(255**2 / np.square(error).mean()))
+        assert np.mean(scores) == pytest.approx(published, abs=0.0101)
+
+
+@pytest.mark.skipif(not SET14.is_dir(), reason="uses the photographs of ../shared/data, which is missing here")
+@pytest.mark.parametrize(("kernel", "set5"), [("matlab", 33.66), ("pillow", 33.64)])
+def test_whole_bytes_of_luminance_cost_a_few_hundredths_of_a_decibel(kernel: str, set5: float) -> None:
+    scores = []
+    for file in sorted((SET14.parent / "set5").glob("*.png")):
+        hr = np.asarray(luminance(decode(file.read_bytes()).image, "limited"))
+        error = (enlarged(hr, kernel).astype(float) - hr)[2:-2, 2:-2]
+        scores.append(10 * np.log10(255**2 / np.square(error).mean()))
+    assert np.mean(scores) == pytest.approx(set5, abs=0.0101)  # 33.66 is what the literature prints
+
+
+def test_limited_luminance_is_matlabs_rgb2ycbcr() -> None:
+    colours = Image.new("RGB", (5, 1))
+    colours.putdata([(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)])
+    assert np.asarray(luminance(colours, "limited")).tolist() == [[235, 16, 81, 145, 41]]
+    grey = Image.fromarray(np.array([[0, 128, 255]], np.uint8))
+    assert np.asarray(luminance(grey, "limited")).tolist() == [[16, 126, 235]]
+
+
+def test_a_set_of_limited_range_is_padded_with_its_black_and_made_by_its_kernel() -> None:
+    (pair,) = make_pairs(encoded(PHOTO), Geometry(hr_px=48, fit="pad", kernel="matlab", y_range="limited")).pairs
+    assert (pair.hr[:8] == 16).all()
+    assert 16 <= pair.hr.min() < pair.hr.max() <= 235
+    assert np.array_equal(pair.lr, imresize(pair.hr, 24, 24))
+    (plain,) = make_pairs(encoded(PHOTO), Geometry(hr_px=48, fit="pad")).pairs
+    assert np.abs(pair.hr[8:40] - (16 + plain.hr[8:40] * (219 / 255))).max() <= 1.5  # both were rounded
+
+
+def test_a_crop_has_no_bars_and_a_photograph_too_small_for_it_is_refused() -> None:
+    geometry = Geometry(hr_px=32, fit="crop")
+    (pair,) = make_pairs(encoded(PHOTO), geometry).pairs
+    assert pair.content_box == (0, 0, 32, 32)
+    assert np.array_equal(pair.hr, np.asarray(luminance(PHOTO))[:, 8:40])
+    with pytest.raises(PictureError, match=r"^48 x 32 pixels hold no whole square of 34$"):
+        make_pairs(encoded(PHOTO), Geometry(hr_px=34, fit="crop"))
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "tiles"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_fast_jpeg_keeps_the_geometry_and_nearly_the_pixels(fit: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    smooth = Image.fromarray(synthetic(5, 50, 33)).resize((997, 661), Image.Resampling.BICUBIC)
+    data = encoded(smooth, "JPEG", quality=92, exif=exif)
+    plain, fast = (make_pairs(data, Geometry(hr_px=96, fit=fit, fast_jpeg=flag)) for flag in (False, True))
+    assert [pair.content_box for pair in plain.pairs] == [pair.content_box for pair in fast.pairs]
+    for one, two in zip(plain.pairs, fast.pairs, strict=True):
+        assert np.abs(one.hr.astype(int) - two.hr).mean() < 1
+    assert plain.y.size == ((997, 661) if orientation == 1 else (661, 997))
+    halved = {"tiles": 1, "crop": 2, "pad": 4}[fit]  # the last that leaves twice of what is needed
+    assert fast.y.size == tuple(-(-side // halved) for side in plain.y.size)
+
+
+def test_what_was_changed_on_opening_is_noted() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    clear = PHOTO.convert("RGBA")
+    clear.putalpha(100)
+    deep = Image.fromarray(np.full((4, 4), 300, np.uint16))
+    cases = {
+        "alpha laid on black": encoded(clear),
+        "16 bits rounded to 8": encoded(deep),
+        "CMYK turned into RGB": encoded(PHOTO.convert("CMYK"), "JPEG"),
+        "turned upright": encoded(PHOTO, "JPEG", exif=exif),
+    }
+    for note, data in cases.items():
+        assert decode(data).notes == (note,)
+    assert decode(encoded(PHOTO)).notes == ()

@@ -101,7 +101,9 @@ def test_no_bundled_photograph_is_in_both_splits() -> None:
 
 
 def test_a_missing_folder_is_named_and_bundled_is_offered(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"/nowhere: no such folder; give a folder of pictures, or 'bundled'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"/nowhere: no such folder; give a folder of pictures, or bundled, bsds500 or df2k"
+    ):
         find_photographs(str(tmp_path / "nowhere"), val_share=0.1, seed=0)
 
 

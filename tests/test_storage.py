@@ -94,3 +94,28 @@ def test_a_set_is_read_from_a_bucket_as_from_a_disk(small_set: str, s3: str, tmp
     storage.write_bytes(storage.join(remote, shard), storage.read_bytes(storage.join(remote, shard))[:-1])
     with pytest.raises(ManifestError, match=shard):
         PairSet(remote, "train")
+
+
+def test_every_file_below_a_folder_is_found_in_order_with_a_stamp_that_changes(place: str) -> None:
+    assert storage.walk(place) == []
+    for name in ("b.png", "a/z.png", "a/c/d.png"):
+        storage.write_bytes(storage.join(place, name), name.encode())
+    found = storage.walk(place)
+    assert [one.name for one in found] == ["a/c/d.png", "a/z.png", "b.png"]
+    assert [storage.read_bytes(one.location) for one in found] == [one.name.encode() for one in found]
+    storage.write_bytes(storage.join(place, "b.png"), b"something else")
+    assert [one.stamp == two.stamp for one, two in zip(found, storage.walk(place), strict=True)] == [True, True, False]
+    storage.remove(storage.join(place, "a"))
+    storage.remove(storage.join(place, "nowhere"))
+    assert [one.name for one in storage.walk(place)] == ["b.png"]
+
+
+def test_links_are_followed_once_and_one_that_leads_nowhere_is_listed(tmp_path: Path) -> None:
+    inside, elsewhere = tmp_path / "inside", tmp_path / "elsewhere"
+    inside.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "x.png").touch()
+    (inside / "linked").symlink_to(elsewhere)
+    (inside / "loop").symlink_to(inside)
+    (inside / "lost.png").symlink_to(tmp_path / "nothing")
+    assert [one.name for one in storage.walk(str(inside))] == ["linked/x.png", "lost.png"]

@@ -14,7 +14,19 @@ from raysr.train import TrainOneConfig
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    *("storage", "images", "duplicates", "sources", "manifest", "shards", "pairs", "sheet", "describe", "batches"),
+    *(
+        "storage",
+        "archives",
+        "images",
+        "duplicates",
+        "sources",
+        "manifest",
+        "shards",
+        "pairs",
+        "sheet",
+        "describe",
+        "batches",
+    ),
     *("cluster", "prepare", "models", "precision", "losses", "flops", "metrics", "evaluate", "cost", "prices"),
     *("world", "budget", "spec", "calibration", "ledger", "runs", "progress", "trial", "provenance", "train"),
     *("presets", "resume", "launch", "search", "compare", "statistics", "standings", "findings", "figures"),

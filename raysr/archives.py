@@ -1,0 +1,310 @@
+"""Public data sets: downloaded from their homes, checked, and unpacked into train/ and val/."""
+
+import gzip
+import hashlib
+import json
+import shutil
+import stat
+import tarfile
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import requests
+
+from raysr import storage
+
+FRUITLESS_TRIES = 5
+"""Connections in a row that bring nothing, after which a download is given up."""
+
+PAUSE_S = 2.0
+"""Before the next try; longer after each."""
+
+CHUNK_BYTES = 1 << 20
+MAX_MEMBER_BYTES = 1 << 30
+"""Largest photograph that an archive may hold."""
+
+
+class ArchiveError(RuntimeError):
+    """An archive that cannot be had, is not what it should be, or would write where it must not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A published archive of photographs."""
+
+    name: str
+    url: str
+    size: int | None = None
+    """Bytes, where published."""
+    sha256: str | None = None
+    md5: str | None = None
+    members: str
+    """Pattern of the files in it that are photographs of the set."""
+    folder: str
+    """Where they go in the set."""
+    count: int
+    """How many there are."""
+
+
+_DIV2K = "http://data.vision.ee.ethz.ch/cvl/DIV2K"
+
+ARCHIVES: dict[str, tuple[Archive, ...]] = {
+    "df2k": (
+        Archive(
+            name="DIV2K_valid_HR.zip",
+            url=f"{_DIV2K}/DIV2K_valid_HR.zip",
+            size=448_993_893,
+            sha256="20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",
+            members="DIV2K_valid_HR/*.png",
+            folder="val/DIV2K_valid_HR",
+            count=100,
+        ),
+        Archive(
+            name="DIV2K_train_HR.zip",
+            url=f"{_DIV2K}/DIV2K_train_HR.zip",
+            size=3_530_603_713,
+            sha256="9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
+            members="DIV2K_train_HR/*.png",
+            folder="train/DIV2K_train_HR",
+            count=800,
+        ),
+        Archive(
+            name="Flickr2K.tar",
+            url="https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar",
+            md5="5d3f39443d5e9489bff8963f8f26cb03",
+            members="Flickr2K/Flickr2K_HR/*.png",
+            folder="train/Flickr2K_HR",
+            count=2650,
+        ),
+    ),
+    # Its home publishes no hash: gzip's own checksum and the number of photographs vouch for it.
+    "bsds500": tuple(
+        Archive(
+            name="BSR_bsds500.tgz",
+            url="http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
+            members=f"BSR/BSDS500/data/images/{split}/*.jpg",
+            folder=split,
+            count=count,
+        )
+        for split, count in (("train", 200), ("val", 100))
+    ),
+}
+"""Sets by name: DF2K as in the paper's Figure 1, and BSDS500, which it tried first (its test photographs left out)."""
+
+OnFetch = Callable[[str, int, int | None], None]
+"""Called with the name of an archive, the bytes that are there, and of how many where that is known."""
+
+
+def fetch_set(
+    name: str,
+    *,
+    cache: str,
+    archives: str | None = None,
+    mirror: str | None = None,
+    on_fetch: OnFetch = lambda name, done, total: None,
+) -> str:
+    """The folder below `cache` that holds train/ and val/ of the set `name`, downloaded and unpacked where it is not.
+
+    `archives` is a folder of archives that are there already: taken by their names, checked, never changed. `mirror`
+    replaces the public homes. What was interrupted goes on; an archive of our own is removed when it is unpacked.
+
+    Raises ArchiveError for what cannot be had or is not right, OSError for a disk without room.
+    """
+    folder = storage.join(storage.absolute(cache), name)
+    wanted = [archive for archive in ARCHIVES[name] if not storage.exists(_marker(folder, archive))]
+    downloads = Path(tempfile.gettempdir(), "raysr-archives") if "://" in folder else Path(folder).parent
+    for index, archive in enumerate(wanted):
+        own = Path(archives).expanduser() / archive.name if archives is not None else None
+        if own is not None and own.is_file():
+            path = own
+        else:
+            path = downloads / archive.name
+            if not path.exists():
+                _download(archive, path, mirror, on_fetch)
+        _check(archive, path, ours=path is not own)
+        _unpack(archive, path, folder)
+        needed_later = any(later.name == archive.name for later in wanted[index + 1 :])
+        if path is not own and not needed_later:
+            path.unlink()
+    return folder
+
+
+def _marker(folder: str, archive: Archive) -> str:
+    return storage.join(folder, f".{archive.folder.replace('/', '-')}.json")
+
+
+def _download(archive: Archive, path: Path, mirror: str | None, on_fetch: OnFetch) -> None:
+    """Download to PATH.part, from where an earlier try ended, and give it its name when every byte is there."""
+    url = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.name}"
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.touch()
+    fruitless, problem, total = 0, "", archive.size
+    while fruitless < FRUITLESS_TRIES:
+        before = part.stat().st_size
+        try:
+            total = _go_on(archive, url, part, on_fetch)
+            part.replace(path)
+            return
+        except requests.RequestException as error:
+            problem = str(error)
+        fruitless = 0 if part.stat().st_size > before else fruitless + 1
+        time.sleep(PAUSE_S * fruitless)
+    raise ArchiveError(
+        f"{url}: {part.stat().st_size:,} of {total or 'unknown'} bytes came, then no more ({problem}); the same "
+        "command goes on from there, --mirror takes another address, and --archives a folder that has it"
+    )
+
+
+def _go_on(archive: Archive, url: str, part: Path, on_fetch: OnFetch) -> int:
+    """One connection: append what is missing; returns the size of the whole."""
+    have = part.stat().st_size
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=(30, 60)) as answer:
+        if answer.status_code == 416 and answer.headers.get("Content-Range") == f"bytes */{have}":
+            return have
+        if answer.status_code == 416 or (have and not _continues(answer, have)):
+            part.write_bytes(b"")  # what is there is no beginning of what the server has: begin again
+            if answer.status_code != 200:
+                raise requests.ConnectionError(f"the server would not go on from byte {have:,}")
+            have = 0
+        if answer.status_code not in (200, 206):
+            raise ArchiveError(
+                f"{url}: the server answered {answer.status_code} {answer.reason}; give another address with --mirror, "
+                "or a folder that has it with --archives"
+            )
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else archive.size
+        if total is not None:
+            _check_room(part.parent, 2 * total - have, f"download and unpack {archive.name}")
+        with part.open("ab") as stream:
+            for chunk in answer.iter_content(CHUNK_BYTES):
+                stream.write(chunk)
+                have += len(chunk)
+                on_fetch(archive.name, have, total)
+    if total is not None and have < total:
+        raise requests.ConnectionError(f"the connection ended after {have:,} of {total:,} bytes")
+    return have
+
+
+def _continues(answer: requests.Response, have: int) -> bool:
+    return answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+
+
+def _check_room(folder: Path, needed: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder} has {free:,} bytes free, and {needed:,} are needed to {what}: free some, or give another --cache"
+        )
+
+
+def _check(archive: Archive, path: Path, *, ours: bool) -> None:
+    """Compare size and hash with what was published."""
+    problem: str | None = None
+    size = path.stat().st_size
+    if archive.size is not None and size != archive.size:
+        problem = f"{size:,} bytes, expected {archive.size:,}"
+    for name, expected in (("sha256", archive.sha256), ("md5", archive.md5)):
+        if problem is None and expected is not None:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, name).hexdigest()
+            problem = None if found == expected else f"{name} {found}, expected {expected}"
+    if problem is None:
+        return
+    if ours:
+        path.unlink()
+        raise ArchiveError(f"{archive.name} was downloaded with {problem}; it was removed: try again, or --mirror")
+    raise ArchiveError(f"{path} has {problem}: it is damaged or another edition; download it again")
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int
+    regular: bool
+    open: Callable[[], IO[bytes]]
+
+
+@contextmanager
+def _members(path: Path) -> Generator[list[_Member]]:
+    """What is in an archive, in its order."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield [_zip_member(archive, info) for info in archive.infolist() if not info.is_dir()]
+    else:
+        with tarfile.open(path) as archive:
+            yield [_tar_member(archive, info) for info in archive.getmembers() if not info.isdir()]
+
+
+def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    regular = kind in (0, stat.S_IFREG) and not info.flag_bits & 1  # 1: encrypted
+    # orig_filename: zipfile itself cuts a name at a null byte.
+    return _Member(info.orig_filename, info.file_size, regular, lambda: archive.open(info))
+
+
+def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+    def opened() -> IO[bytes]:
+        stream = archive.extractfile(info)
+        assert stream is not None  # noqa: S101
+        return stream
+
+    return _Member(info.name, info.size, info.isreg(), opened)
+
+
+def _unpack(archive: Archive, path: Path, folder: str) -> None:
+    """Write the photographs, one by one, and then the marker that says that all are there."""
+    names: list[str] = []
+    try:
+        with _members(path) as members:
+            wanted = _choose(archive, path, members)
+            if "://" not in folder:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                _check_room(Path(folder), sum(member.size for member in wanted), f"unpack {archive.name}")
+            for member in wanted:
+                name = PurePosixPath(member.name).name
+                _write(member, storage.join(folder, archive.folder, name), path)
+                names.append(name)
+    except (gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+        raise ArchiveError(f"{path} cannot be unpacked: {error}; remove it and give the command again") from error
+    storage.write_text(_marker(folder, archive), json.dumps({"archive": archive.name, "photographs": names}))
+
+
+def _choose(archive: Archive, path: Path, members: list[_Member]) -> list[_Member]:
+    """The photographs among `members`; raises ArchiveError unless they are as many as there should be, and harmless."""
+    for member in members:
+        parts = member.name.split("/")
+        if "\\" in member.name or "\0" in member.name or ":" in parts[0] or not parts[0] or ".." in parts:
+            raise ArchiveError(f"{path} holds {member.name!r}, which leads out of its folder: nothing was unpacked")
+    wanted = [member for member in members if fnmatchcase(member.name.removeprefix("./"), archive.members)]
+    for member in wanted:
+        if not member.regular or member.size > MAX_MEMBER_BYTES:
+            raise ArchiveError(
+                f"{path} holds {member.name!r}, which is no plain file of at most {MAX_MEMBER_BYTES:,} bytes: nothing "
+                "was unpacked"
+            )
+    names = {PurePosixPath(member.name).name for member in wanted}
+    if len(names) != archive.count or len(wanted) != archive.count:
+        raise ArchiveError(
+            f"{path} holds {len(wanted)} files {archive.members} of {len(names)} names, expected {archive.count}"
+        )
+    return wanted
+
+
+def _write(member: _Member, location: str, path: Path) -> None:
+    if storage.exists(location) and storage.size(location) == member.size:
+        return  # an earlier run that was interrupted wrote it
+    with member.open() as stream:
+        data = stream.read(member.size + 1)
+    if len(data) != member.size:
+        raise ArchiveError(f"{path}: {member.name!r} does not have the {member.size:,} bytes that it claims")
+    storage.write_bytes(location, data)
