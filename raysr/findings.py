@@ -13,6 +13,9 @@ from raysr.statistics import LEVEL, Difference, Estimate
 CLOCK_SLACK = 0.1
 """So far may the clock lie from the frozen cost of a calibrated trial without a warning."""
 
+STALL_SLACK = 0.02
+"""So much of what a trial pays may go into waiting for data without a warning."""
+
 FEW_STEPS = 100
 """A budget of fewer steps cannot be met to within 1 %."""
 
@@ -85,6 +88,7 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
         for arch, one in searched.items()
     ]
     said += _off_the_clock(run)
+    said += _stalls(run)
     if "charged_price" in info:
         said.append(
             f"Counterfactual: the run was charged at ${info['charged_price']['usd_per_hour']} an hour; these are the "
@@ -150,6 +154,21 @@ def _off_the_clock(run: Run) -> list[str]:
             "machine was busier or freer than when the steps were timed, and in seconds the trials were not equal."
         )
     return said
+
+
+def _stalls(run: Run) -> list[str]:
+    """Trials that paid for waiting."""
+    slow = [
+        f"{trial.arch} seed {trial.seed} {trial.stall_share:.0%}"
+        for trial in run.trials
+        if trial.stall_share is not None and trial.stall_share > STALL_SLACK
+    ]
+    if not slow:
+        return []
+    return [
+        f"Warning: more than {STALL_SLACK:.0%} of what was paid went into waiting for data, for {listed(slow)}: the "
+        "storage was slow or the processor busy. --hold-data keeps the pairs on the accelerator."
+    ]
 
 
 def _calibrated(run: Run) -> bool:

@@ -71,6 +71,8 @@ class Advance:
     total: int
     pairs: int
     refused: int
+    nodes: int
+    """Machines of the cluster that had a part in it."""
 
 
 class PrepareDisplay:
@@ -116,6 +118,7 @@ class PrepareDisplay:
         begun, before = self._begun = self._begun or (now, advance.done)
         speed = (advance.done - before) / (now - begun) if now > begun else 0.0
         news = f"{speed:.1f}/s, {advance.pairs:,} pairs, {advance.refused:,} refused"
+        news += f", on {advance.nodes} nodes" * (advance.nodes > 1)
         self._bar.update(self._task, completed=advance.done, total=advance.total, news=news)
         if not self.console.is_terminal and now - self._printed > LINE_S:
             self._printed = now
@@ -209,7 +212,8 @@ def _write_all(
     results: dict[str, ShardFacts] = {}
     total = sum(len(task.photographs) for task in tasks)
     done = pairs = refused = 0
-    for facts in _run(tasks, geometry, out):
+    nodes: set[str] = set()
+    for facts, node in _run(tasks, geometry, out):
         _check_seen(config, out, facts)
         bad = [one for one in facts.photographs if one.reason is not None]
         if config.strict and bad:
@@ -217,7 +221,8 @@ def _write_all(
         results[facts.shard.name] = facts
         done, refused = done + len(facts.photographs), refused + len(bad)
         pairs += sum(facts.shard.groups)
-        on_advance(Advance(done, total, pairs, refused))
+        nodes.add(node)
+        on_advance(Advance(done, total, pairs, refused, len(nodes)))
     return results
 
 
@@ -230,23 +235,24 @@ def _check_seen(config: PrepareConfig, out: str, facts: ShardFacts) -> None:
         )
 
 
-def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[ShardFacts]:
-    """Ray Data hands each task to a free core of the cluster; results come as they are finished."""
+def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[tuple[ShardFacts, str]]:
+    """Ray Data hands each task to a free core of the cluster; its facts and its node come as it is finished."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
     def write(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"facts": write_shard(out, Task.from_json(row["task"]), geometry).to_json(), "errno": 0}
+            facts = write_shard(out, Task.from_json(row["task"]), geometry)
+            return {"facts": facts.to_json(), "errno": 0, "node": ray.get_runtime_context().get_node_id()}
         except OSError as error:  # told to the driver as it is: Ray would wrap its own traceback around it
-            return {"facts": str(error), "errno": error.errno or errno.EIO}
+            return {"facts": str(error), "errno": error.errno or errno.EIO, "node": ""}
 
     rows = [{"task": task.to_json()} for task in tasks]
     for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(write).iter_rows():
         if row["errno"]:
             raise OSError(row["errno"], f"{row['facts']}; the same command goes on from here when that is mended")
-        yield ShardFacts.from_json(row["facts"])
+        yield ShardFacts.from_json(row["facts"]), row["node"]
 
 
 @dataclass(frozen=True)

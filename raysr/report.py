@@ -138,11 +138,12 @@ def bill(run: Run) -> tuple[list[str], list[list[str]]]:
     )
     charged = run.info["charged_segments"]
     header = ["trial", "attempts", *(f"{name} s{' *' if name in charged else ''}" for name in names)]
-    header += ["unaccounted", "billed $", "charged $", "off budget"]
+    header += ["waiting for data", "unaccounted", "billed $", "charged $", "off budget"]
     rows: list[list[str]] = []
     for trial in trials:
         seconds, error = trial.seconds or {}, trial.equalisation_error_pct
         cells = [f"{trial.arch}, seed {trial.seed}", str(trial.attempts), *(f"{seconds[name]:.1f}" for name in names)]
+        cells += ["-" if trial.stall_share is None else f"{trial.stall_share:.2%}"]
         cells += ["-" if trial.unaccounted_share is None else f"{trial.unaccounted_share:.2%}"]
         cells += [format_usd(trial.billed_usd).lstrip("$"), format_usd(trial.charged_usd).lstrip("$")]
         rows.append([*cells, "-" if error is None else f"{error:+.2f}%"])

@@ -1,8 +1,13 @@
+import errno
 import hashlib
 import io
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +30,7 @@ from raysr.shards import UNFINISHED
 from raysr.sheet import CONTACT_SHEET
 from raysr.sources import find_photographs
 
+ROOT = Path(__file__).parents[1]
 BSDS = Path(__file__).parents[2] / "shared" / "data" / "bsds500"
 GEOMETRY = Geometry(hr_px=48, fit="pad")
 REFUSED = {
@@ -231,7 +237,7 @@ def test_the_manifest_is_written_after_the_last_shard(
 
     config = PrepareConfig(source=str(picture_folder(6)), out=str(out), geometry=GEOMETRY, val_share=0.3)
     manifest = prepare(config, on_advance)
-    assert calls == [Advance(2, 6, 2, 0), Advance(4, 6, 4, 0), Advance(6, 6, 6, 0)]
+    assert calls == [Advance(2, 6, 2, 0, 1), Advance(4, 6, 4, 0, 1), Advance(6, 6, 6, 0, 1)]
     assert json.loads((out / MANIFEST).read_text())["content_sha256"] == manifest.content_sha256
 
 
@@ -465,3 +471,123 @@ def test_a_thousand_damaged_pictures_are_each_prepared_or_listed(tmp_path: Path)
         assert np.array_equal(row.hr, pair.hr)
         if image_id.endswith(".png"):  # a PNG vouches for its pixels: it is right, or it is not opened
             assert np.array_equal(row.hr, padded(synthetic(int(Path(image_id).stem), 60, 40)))
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_the_same_command_goes_on_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    source, small = tmp_path / "source", tmp_path / "small"
+    source.mkdir()
+    small.mkdir()
+    for index in range(40):
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (200, 200), np.uint8)).save(
+            source / f"{index:02d}.png"
+        )
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    try:
+        config = PrepareConfig(source=str(source), out=str(small / "set"), geometry=Geometry(hr_px=200))
+        with pytest.raises(OSError, match=r"No space left on device.*the same command goes on from here") as caught:
+            prepare(config)
+        assert caught.value.errno == errno.ENOSPC
+        assert not any(path.name.endswith(".part") for path in (small / "set").rglob("*"))
+        assert not (small / "set" / MANIFEST).exists()
+        for shard in (small / "set").glob("*.parquet"):
+            pq.read_table(shard)
+        subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
+        assert prepare(config).pairs == {"train": 36, "val": 4}
+        check_set(config.out)
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_a_write_that_fails_leaves_neither_the_file_nor_a_part_of_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    storage.write_bytes(str(tmp_path / "there"), b"before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for name in ("there", "new"):
+            with pytest.raises(OSError, match="File too large"):
+                storage.write_bytes(str(tmp_path / name), bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"there": b"before"}
+
+
+def many_photographs(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(synthetic(index, 900, 700)).save(folder / f"{index:03d}.png", compress_level=1)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_goes_on_and_ends_with_the_set_of_an_undisturbed_one(tmp_path: Path) -> None:
+    source, out = many_photographs(tmp_path / "source", 200), tmp_path / "set"
+    command = [sys.executable, str(ROOT / "jobs" / "prepare.py"), "--source", str(source), "--geometry.hr-px", "256"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for finished in (1, 4, 8):
+        job = subprocess.Popen(
+            [*command, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        while len(list((out / UNFINISHED).glob("*.json"))) < finished:
+            assert job.poll() is None
+            time.sleep(0.01)
+        os.killpg(job.pid, signal.SIGKILL)  # the driver, Ray and all of its workers
+        job.wait()
+        assert not (out / MANIFEST).exists()
+    for place in (out, tmp_path / "undisturbed"):
+        done = subprocess.run([*command, "--out", str(place)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "train: 180 pairs of 180 photographs" in done.stdout
+    assert check_set(str(out)) == check_set(str(tmp_path / "undisturbed"))
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "undisturbed").iterdir()}
+    described = subprocess.run([*command[:2], "--describe", str(out)], capture_output=True, text=True, check=True)
+    assert "every hash is right" in described.stdout
+    shard = next(out.glob("train-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    described = subprocess.run([*command[:2], "--describe", str(out)], capture_output=True, text=True)
+    assert described.returncode == 1
+    assert shard.name in described.stderr
+
+
+TWO_NODES = """
+import os, sys
+import ray
+from ray.cluster_utils import Cluster
+from raysr import prepare as preparing
+from raysr.images import Geometry
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+os.environ["RAY_ADDRESS"] = cluster.address
+preparing.PHOTOGRAPHS_PER_SHARD = 4
+lost = False
+
+def on_advance(advance):
+    global lost
+    print(advance, flush=True)
+    if advance.nodes == 2 and not lost and advance.done < advance.total:
+        lost = True
+        cluster.remove_node(second, allow_graceful=False)
+        print("removed", flush=True)
+
+config = preparing.PrepareConfig(source=sys.argv[1], out=sys.argv[2], geometry=Geometry(hr_px=256))
+print("hash", preparing.prepare(config, on_advance).content_sha256, flush=True)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_two_nodes_share_the_work_and_the_loss_of_one_is_survived(tmp_path: Path) -> None:
+    source = many_photographs(tmp_path / "source", 160)
+    alone = prepare(PrepareConfig(source=str(source), out=str(tmp_path / "one"), geometry=Geometry(hr_px=256)))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", TWO_NODES, str(source), str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "nodes=2" in done.stdout
+    assert "removed" in done.stdout
+    assert f"hash {alone.content_sha256}" in done.stdout
+    assert check_set(str(tmp_path / "two")).photographs == {"train": 144, "val": 16}

@@ -349,13 +349,22 @@ def test_the_bill_shows_where_every_trials_seconds_went(tmp_path: Path) -> None:
     seconds = {"setup": 4.0, "compile": 0.0, "train": 20.0, "stall": 5.0, "lost": 2.5}
     run = make_run(
         tmp_path,
-        row("srcnn", 0.02, seconds=seconds, attempts=2, unaccounted_share=0.004, equalisation_error_pct=-0.3),
+        row(
+            "srcnn",
+            0.02,
+            seconds=seconds,
+            attempts=2,
+            stall_share=0.2,
+            unaccounted_share=0.004,
+            equalisation_error_pct=-0.3,
+        ),
         row("bicubic", 0.01, seconds=dict.fromkeys(seconds, 0.0), unaccounted_share=0.0),
     )
     text, page = table_markdown(find(run)), Path(write_report(run)).read_text()
-    assert "| trial | attempts | setup s | train s * | stall s * | lost s | unaccounted |" in text
-    assert "| srcnn, seed 0 | 2 | 4.0 | 20.0 | 5.0 | 2.5 | 0.40% | 0.00 | 0.00186 | -0.30% |" in text
+    assert "| trial | attempts | setup s | train s * | stall s * | lost s | waiting for data | unaccounted |" in text
+    assert "| srcnn, seed 0 | 2 | 4.0 | 20.0 | 5.0 | 2.5 | 20.00% | 0.40% | 0.00 | 0.00186 | -0.30% |" in text
     assert "<td>srcnn, seed 0</td><td>2</td><td>4.0</td><td>20.0</td>" in page
+    assert "more than 2% of what was paid went into waiting for data, for srcnn seed 0 20%: the storage" in said(run)
     old = make_run(tmp_path, row("srcnn", 0.02), row("bicubic", 0.01))
     assert "attempts" not in table_markdown(find(old))
 
