@@ -26,7 +26,7 @@ from raysr.images import Geometry, make_pairs
 from raysr.manifest import MANIFEST, SCHEMA, Manifest
 from raysr.pairs import PairSet
 from raysr.prepare import Advance, PrepareConfig, prepare
-from raysr.shards import UNFINISHED
+from raysr.shards import UNFINISHED, write_shard
 from raysr.sheet import CONTACT_SHEET
 from raysr.sources import find_photographs
 
@@ -512,6 +512,49 @@ def test_a_write_that_fails_leaves_neither_the_file_nor_a_part_of_it(tmp_path: P
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"there": b"before"}
+
+
+def test_a_machine_that_does_not_see_the_photographs_says_so(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(2)
+    (task, *_) = preparing._plan(find_photographs(str(folder), val_share=0.5, seed=0))
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"does not see .*/photographs: .* for example in s3://BUCKET/FOLDER"):
+        write_shard(str(tmp_path / "set"), task, GEOMETRY)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_shard_that_only_its_writer_sees_stops_the_run(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    config = PrepareConfig(source=str(picture_folder(2)), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    (task, *_) = preparing._plan(find_photographs(config.source, val_share=0.5, seed=0))
+    facts = write_shard(str(tmp_path / "of another machine"), task, GEOMETRY)
+    with pytest.raises(FileNotFoundError, match=r"wrote train-00000\.parquet .*not to be seen here: .*share"):
+        preparing._check_seen(config, config.out, facts)
+
+
+def test_a_picture_that_is_gone_when_its_turn_comes_is_listed(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(3)
+    (folder / "lost.png").symlink_to(tmp_path / "nothing")
+    manifest = prepare(PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY))
+    assert [(one.image_id, one.reason) for one in manifest.refused] == [
+        ("lost.png", "cannot be read: No such file or directory")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"source": "x"}, "give --source and --out, or --describe alone"),
+        ({}, "give --source and --out, or --describe alone"),
+        ({"source": "x", "out": "y", "describe": "z"}, "--describe stands alone"),
+    ],
+)
+def test_what_is_asked_for_must_make_sense(settings: dict[str, str], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        PrepareConfig(**settings)
 
 
 def many_photographs(folder: Path, count: int) -> Path:
