@@ -84,10 +84,12 @@ class TrainingBatches:
         world_size: int = 1,
         patch_px: int | None = None,
         hold_on: torch.device | None = None,
+        hold_if_it_fits: bool = False,
     ) -> None:
         """`batch_size` is over all ranks; `patch_px` gives random crops of that many target pixels, flipped and turned.
 
-        With `hold_on` this rank's pairs are kept in the memory of that device, as bytes, and batches are made there.
+        With `hold_on` this rank's pairs are kept in the memory of that device, as bytes, and batches are made there;
+        with `hold_if_it_fits` they are read as ever where the device has too little room.
 
         Raises ValueError when the set is smaller than a batch, a size does not fit, or the device has too little room.
         """
@@ -108,7 +110,12 @@ class TrainingBatches:
         self._order: tuple[int, list[tuple[int, int]]] = (-1, [])
         self._groups: OrderedDict[int, Group] = OrderedDict()
         self._max_rows = WINDOW_ROWS + 2 * max(rows for _, _, rows in pairs.groups)
-        self._held = None if hold_on is None else self._hold(hold_on)
+        self._held = None if hold_on is None else self._hold(hold_on, must=not hold_if_it_fits)
+
+    @property
+    def held(self) -> bool:
+        """Whether the pairs are in the memory of a device."""
+        return self._held is not None
 
     def batch(self, step: int) -> Batch:
         """This rank's share of the batch of `step`, counted from 0."""
@@ -123,17 +130,19 @@ class TrainingBatches:
         lr, hr = zip(*(self._example(group, row, rng) for group, row in chosen), strict=True)
         return Batch(_stack(lr), _stack(hr))
 
-    def _hold(self, device: torch.device) -> dict[int, Held]:
-        """This rank's row groups, on the device."""
+    def _hold(self, device: torch.device, *, must: bool) -> dict[int, Held] | None:
+        """This rank's row groups, on the device; None where they do not fit and need not."""
         rows = [rows for _, _, rows in self.pairs.groups]
         mine = {group for group, _ in _rank_rows(rows, self.rank, self.world_size)}
         geometry = self.pairs.geometry
         needed = sum(rows[group] for group in mine) * (geometry.hr_px**2 + geometry.lr_px**2)
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
         if free is not None and needed > HELD_SHARE * free:
+            if not must:
+                return None
             raise ValueError(
-                f"--hold-data: the pairs take {needed / 1e9:.1f} GB, and of the {free / 1e9:.1f} GB that {device} has "
-                f"free, {HELD_SHARE:.0%} may hold data: leave it out"
+                f"--hold-data always: the pairs take {needed / 1e9:.1f} GB, and of the {free / 1e9:.1f} GB that "
+                f"{device} has free, {HELD_SHARE:.0%} may hold data: leave it out"
             )
         held: dict[int, Held] = {}
         for group in sorted(mine):
@@ -164,9 +173,9 @@ class TrainingBatches:
 class ReadAhead:
     """Batches that a thread prepares while the steps before them are computed."""
 
-    def __init__(self, batches: TrainingBatches, ahead: int = 3) -> None:
-        """`ahead` batches are prepared beyond the one that is asked for."""
-        self.batches, self.ahead = batches, ahead
+    def __init__(self, batches: TrainingBatches, ahead: int = 3, *, pin: bool = False) -> None:
+        """`ahead` batches are prepared beyond the one that is asked for; `pin` puts them where a GPU can fetch them."""
+        self.batches, self.ahead, self.pin = batches, ahead, pin
         self._thread = ThreadPoolExecutor(1, "read-ahead")
         self._waiting: dict[int, Future[Batch]] = {}
 
@@ -178,8 +187,12 @@ class ReadAhead:
             self._waiting.clear()
         for later in range(step, step + 1 + self.ahead):
             if later not in self._waiting:
-                self._waiting[later] = self._thread.submit(self.batches.batch, later)
+                self._waiting[later] = self._thread.submit(self._make, later)
         return self._waiting.pop(step).result()
+
+    def _make(self, step: int) -> Batch:
+        batch = self.batches.batch(step)
+        return Batch(batch.lr.pin_memory(), batch.hr.pin_memory()) if self.pin else batch
 
     def close(self) -> None:
         """End the thread."""

@@ -101,6 +101,8 @@ class TrialRow:
     uncounted_operations: str | None = None
     """Operations of a step that torch's counter takes for free."""
     precision: str | None = None
+    micro_batch: int | None = None
+    """Pairs that each worker took through the network at a time."""
     device: str | None = None
     checkpoint: str | None = None
     """Weights below the run's folder."""

@@ -13,6 +13,7 @@ from raysr.flops import StepFlops, count_arch
 from raysr.losses import Perceptual, PerceptualWeights
 from raysr.models import build_model, count_parameters, file_name
 from raysr.pairs import PairSet
+from raysr.perceptual import PerceptualLoss
 
 
 def trial_name(arch: str, seed: int) -> str:
@@ -41,19 +42,26 @@ class TrainConfig:
     alex_weights: str | None = None
     """File with torchvision's pretrained AlexNet, for LPIPS (Alex) as a second opinion; None: torch's cache, if it is
     there."""
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of training. auto: bfloat16 where the processor has instructions for it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of training. auto: bfloat16 where the processor has instructions for it, else float32."""
     eval_precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic of the networks in validation; the metrics are always float32."""
     evaluate_at: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     """Shares of the budget after which to validate, besides the start and the end."""
-    hold_data: bool = False
+    hold_data: Literal["auto", "always", "never"] = "auto"
     """Keep each worker's training pairs in the memory of its accelerator, as bytes, instead of reading them again in
-    every epoch."""
+    every epoch. auto: on a GPU where they fit."""
+    micro_batch: int | None = None
+    """Pairs that each worker takes through the network at a time; a step's gradients are summed over them, so it is the
+    same step in less memory. None: as many as the free memory allows."""
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    """torch.compile of the network in this mode (the last two use CUDA graphs). Warm-up is charged once, and shown."""
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf or self.batch_size < 1:
             raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"--micro-batch takes at least one pair, got {self.micro_batch}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup takes a share of the budget from 0 to below 1, got {self.warmup}")
         if not all(0 < share < 1 for share in self.evaluate_at):
@@ -106,7 +114,7 @@ def count_flops(spec: TrialSpec, batches: TrainingBatches, perceptual: Perceptua
     geometry = batches.pairs.geometry
     with torch.random.fork_rng(devices=[]):
         model = build_model(spec.arch, geometry.scale)
-    return count_arch(model, perceptual, spec.train.patch_px or geometry.hr_px, geometry.scale)
+    return count_arch(model, PerceptualLoss(perceptual), spec.train.patch_px or geometry.hr_px, geometry.scale)
 
 
 def open_sets(spec: TrialSpec) -> tuple[PairSet, PairSet]:

@@ -10,18 +10,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from raysr.batches import ReadAhead, TrainingBatches
+from raysr.batches import Batch, ReadAhead, TrainingBatches
 from raysr.budget import Spending, rate_factor
 from raysr.cost import CostMeter
 from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
 from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
+from raysr.memory import keep_freed_memory
 from raysr.models import build_model, count_parameters
-from raysr.pairs import to_unit
-from raysr.precision import Precision, autocast, memory_format, resolve_precision
+from raysr.pairs import PairSet, to_unit
+from raysr.perceptual import PerceptualLoss
+from raysr.precision import Precision, memory_format, resolve_precision
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
 from raysr.spec import TrialSpec, count_flops, open_sets, step_limit
+from raysr.step import Stepper, choose_micro_batch, compiled
 from raysr.world import World
 
 DEAD_AFTER_CHECKS = 10
@@ -55,34 +58,28 @@ class Trial:
         self._kept = dict.fromkeys(self.meter.seconds, 0.0)
         self._last_entry = 0.0
         with self.meter.segment("setup"):
+            if self.device.type == "cpu":
+                keep_freed_memory()
             config = spec.train
             self.precision: Precision = resolve_precision(config.precision, self.device)
             self.eval_precision: Precision = resolve_precision(config.eval_precision, self.device)
             layout = memory_format(self.precision)
             pairs, val = open_sets(spec)
-            self.batches = TrainingBatches(
-                pairs,
-                batch_size=config.batch_size,
-                seed=spec.seed,
-                rank=world.rank,
-                world_size=world.size,
-                patch_px=config.patch_px,
-                hold_on=self.device if config.hold_data else None,
-            )
-            self.reader = self.batches if config.hold_data else ReadAhead(self.batches)
+            self.batches = self._open_batches(pairs)
+            self.reader = self.batches if self.batches.held else ReadAhead(self.batches, pin=self.device.type == "cuda")
             self.first = val.read_group(0)[0]
             self.val_rows = val.rows(world.rank, world.size)
             torch.manual_seed(spec.seed)
             self.model = build_model(spec.arch, pairs.geometry.scale)
             self.model.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
             self.trainable = count_parameters(self.model) > 0
-            self.parallel = wrap(self.model) if self.trainable else self.model
-            self.optimizer = torch.optim.Adam(self.model.parameters(), config.learning_rate) if self.trainable else None
             self.perceptual = load_perceptual(config.perceptual, config.vgg_weights)
             self.flops = count_flops(spec, self.batches, self.perceptual) if self.trainable else None
-            self.perceptual.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+            self.perceptual.to(self.device)
             self.alex = load_alex(config.alex_weights)
             self.alex = self.alex.to(self.device) if self.alex is not None else None
+            self.stepper = self._stepper(wrap) if self.trainable else None
+            self._compiled = spec.train.compile == "off"
         self.step = 0
         self.curve: list[CurvePoint] = []
         self._loss_sum = torch.zeros((), device=self.device)
@@ -98,6 +95,49 @@ class Trial:
             shares=spec.train.evaluate_at,
             frozen=spec.frozen if self.trainable else None,
         )
+
+    def _open_batches(self, pairs: PairSet) -> TrainingBatches:
+        config, world = self.spec.train, self.world
+        hold = config.hold_data == "always" or (config.hold_data == "auto" and self.device.type == "cuda")
+        return TrainingBatches(
+            pairs,
+            batch_size=config.batch_size,
+            seed=self.spec.seed,
+            rank=world.rank,
+            world_size=world.size,
+            patch_px=config.patch_px,
+            hold_on=self.device if hold else None,
+            hold_if_it_fits=config.hold_data == "auto",
+        )
+
+    def _stepper(self, wrap: Callable[[nn.Module], nn.Module]) -> Stepper:
+        config, geometry = self.spec.train, self.batches.pairs.geometry
+        loss = PerceptualLoss(self.perceptual, self.precision).to(self.device)
+        micro_batch = choose_micro_batch(
+            config.micro_batch,
+            config.batch_size // self.world.size,
+            self.model,
+            loss,
+            px=config.patch_px or geometry.hr_px,
+            scale=geometry.scale,
+            precision=self.precision,
+            device=self.device,
+        )
+        return Stepper(
+            wrap(compiled(self.model, config.compile)),
+            loss,
+            torch.optim.Adam(self.model.parameters(), config.learning_rate, fused=True),
+            device=self.device,
+            precision=self.precision,
+            micro_batch=micro_batch,
+            # Ranks must take the same parts: one that begins anew would wait for the others for ever.
+            may_shrink=config.micro_batch is None and self.world.size == 1,
+        )
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimiser; None where there is nothing to train."""
+        return None if self.stepper is None else self.stepper.optimizer
 
     @property
     def fraction(self) -> float:
@@ -130,33 +170,38 @@ class Trial:
 
     def take_steps(self, steps: int) -> None:
         """Train on the next `steps` batches, at least one."""
-        assert self.optimizer is not None  # noqa: S101
-        layout = memory_format(self.precision)
+        assert self.stepper is not None  # noqa: S101
+        self._compile()
         config, begun = self.spec.train, self.step
-        y_range = self.batches.pairs.geometry.y_range
         with self.meter.training(steps):
             for ahead in range(steps):
                 expected = self.spending.midway(begun, ahead)
-                for group in self.optimizer.param_groups:
+                for group in self.stepper.optimizer.param_groups:
                     group["lr"] = config.learning_rate * rate_factor(config.schedule, config.warmup, expected)
                 with self.meter.waiting_for_data():
                     batch = self.reader.batch(self.step)
-                lr, hr = (
-                    to_unit(pictures.to(self.device, memory_format=layout, non_blocking=True), y_range)
-                    for pictures in batch
-                )
-                with autocast(self.precision, self.device):
-                    sr: Tensor = self.parallel(lr)
-                    loss = self.perceptual(sr, hr).mean()
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self.optimizer.step()
-                self._loss_sum += loss.detach()
+                seen = self.stepper.step(*self._on_device(batch))
+                self._loss_sum += seen.loss
                 self._loss_steps += 1
-                self._constant = _is_constant(sr) & ~_is_constant(hr)
+                self._constant = seen.constant
                 self.step += 1
             constant = bool(self._constant)
         self._dead_checks = self._dead_checks + 1 if constant else 0
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        layout, y_range = memory_format(self.precision), self.batches.pairs.geometry.y_range
+        lr, hr = (
+            to_unit(pictures.to(self.device, memory_format=layout, non_blocking=True), y_range) for pictures in batch
+        )
+        return lr, hr
+
+    def _compile(self) -> None:
+        """Before the first step of an attempt; what a later attempt takes to do it again is not charged again."""
+        if self.stepper is None or self._compiled:
+            return
+        self._compiled = True
+        with self.meter.segment("setup" if self.step else "compile"):
+            self.stepper.warm_up(*self._on_device(self.reader.batch(self.step)))
 
     def fault(self) -> Status | None:
         """`diverged` after a loss that is no number, `dead` after a row of constant pictures; the same on all ranks."""
@@ -222,13 +267,15 @@ class Trial:
             "loss_sum": self._loss_sum,
             "loss_steps": self._loss_steps,
             "dead_checks": self._dead_checks,
+            "micro_batch": self.stepper.micro_batch if self.stepper else None,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state()` of an earlier attempt."""
         self.model.load_state_dict(state["model"])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
+        if self.stepper is not None:
+            self.stepper.optimizer.load_state_dict(state["optimizer"])
+            self.stepper.micro_batch = state["micro_batch"]
         self.step = state["step"]
         self._kept = state["meter"]["seconds"]
         self.meter.load_state(state["meter"])
@@ -325,10 +372,7 @@ class Trial:
             network_flops=self.flops.network * self.spec.train.batch_size if self.flops else None,
             uncounted_operations=", ".join(self.flops.uncounted) if self.flops else None,
             precision=self.precision,
+            micro_batch=self.stepper.micro_batch if self.stepper else None,
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             checkpoint=self.files.checkpoint,
         )
-
-
-def _is_constant(pictures: Tensor) -> Tensor:
-    return pictures.detach().amax() == pictures.detach().amin()

@@ -1,0 +1,110 @@
+"""Memory of a training step: keeping what was freed, and how many pairs fit into what there is."""
+
+import copy
+import ctypes
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from raysr.precision import Precision, autocast, memory_format
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+"""Of glibc's malloc.h."""
+
+_NEVER = 2**31 - 1
+
+FREE_SHARE = 0.8
+"""Share of the free memory that a step may take by estimate: allocators leave holes, and libraries need some too."""
+
+ESTIMATED_PX = (16, 32)
+"""Sides of the two inputs that memory is estimated from."""
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, instead of giving it back to the system; whether it could.
+
+    glibc takes every block of over 32 MB from the system anew and gives it back when it is freed; the system clears its
+    pages each time, which on a CPU takes longer than most operations on it. Afterwards the process holds what it once
+    needed until it ends. Does nothing where the C library is another one.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False  # musl has no such function
+    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, _NEVER), mallopt(_M_TOP_PAD, 64 << 20)])
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What can still be allocated on `device`; None where that is not known."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """Estimated memory of one training step, beside weights and optimiser."""
+
+    fixed: float
+    pair: float
+    """For each pair in it."""
+
+    def pairs(self, free: float | None, most: int) -> int:
+        """How many of `most` pairs may be in the network at a time within FREE_SHARE of `free` bytes, at least 1."""
+        if free is None:
+            return most
+        return max(1, min(most, int((FREE_SHARE * free - self.fixed) / self.pair)))
+
+
+def estimate_step(model: nn.Module, loss: nn.Module, hr_px: int, scale: int, precision: Precision) -> StepBytes:
+    """What a step on squares of `hr_px` target pixels keeps for its backward pass, and twice the largest part of that.
+
+    Counted for two small squares on a copy on the CPU, and continued in a straight line over their area: convolutions
+    keep so much for each pixel, and so much for their weights.
+    """
+    cpu = torch.device("cpu")
+    network, judge = (copy.deepcopy(module).to(cpu) for module in (model, loss))
+    layout: Any = memory_format(precision)
+    (small, few), (large, many) = (
+        ((px * scale) ** 2, _kept_bytes(network, judge, px, scale, precision, layout)) for px in ESTIMATED_PX
+    )
+    each = (many - few) / (large - small)
+    return StepBytes(fixed=max(0.0, few - each * small), pair=each * hr_px**2)
+
+
+def _kept_bytes(
+    network: nn.Module, judge: nn.Module, px: int, scale: int, precision: Precision, layout: torch.memory_format
+) -> int:
+    lr, hr = (torch.rand(1, 1, side, side).contiguous(memory_format=layout) for side in (px, px * scale))
+    ours = {tensor.untyped_storage().data_ptr() for module in (network, judge) for tensor in _tensors(module)}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ours:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.random.fork_rng(devices=[]), saved_tensors_hooks(pack, lambda tensor: tensor):
+        with autocast(precision, torch.device("cpu")):
+            sr = network(lr)
+        value = judge(sr, hr)  # holds the graph, and so every tensor in it, until they are counted
+    total = sum(kept.values()) + 2 * max(kept.values(), default=0)
+    del value
+    return total
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]

@@ -1,0 +1,132 @@
+"""The training loss: the distance of `losses.Perceptual`, value and gradient, for a fraction of its cost."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from raysr.losses import Perceptual
+from raysr.precision import Precision
+
+EPSILON = 1e-10
+"""Added to a feature's length before it is divided by it, as in the lpips package."""
+
+CENTRE = 0.45
+"""Taken from luminance before it is rounded to bfloat16, whose steps are finest about 0; VGG's own means lie near."""
+
+CHUNK_ELEMENTS = {"cpu": 2**17, "cuda": 2**25}
+"""Features that are compared at a time: few enough to stay in a core's cache, or to be few kernels on a GPU."""
+
+
+class PerceptualLoss(nn.Module):
+    """LPIPS on VGG16 (Zhang et al. 2018) as `losses.Perceptual` computes it, with a gradient for `sr` alone.
+
+    What is saved: the target's features keep no graph; luminance enters the first convolution as one channel (and a
+    second one of ones, for shift and scale, since the padding around the picture is none of either); normalisation,
+    difference, weighting, mean and their gradient are one pass over each layer's features; in bfloat16 the weights are
+    held in it and the features are read as they are. The gradient can be taken once, not twice.
+    """
+
+    def __init__(self, perceptual: Perceptual, precision: Precision = "float32") -> None:
+        """Take the weights of `perceptual`, whose trunk must be VGG16, for arithmetic in `precision`."""
+        super().__init__()
+        network = perceptual.network
+        dtype = torch.bfloat16 if precision == "bfloat16" else network.lin0.model[-1].weight.dtype
+        self.slices: list[list[int | None]] = []
+        """Layers between two layers that are compared: numbers of convolutions, None for a pooling."""
+        convolutions: list[nn.Conv2d] = []
+        for index in range(5):
+            numbers: list[int | None] = []
+            for layer in getattr(network.net, f"slice{index + 1}"):
+                if isinstance(layer, nn.Conv2d):
+                    numbers.append(len(convolutions))
+                    convolutions.append(layer)
+                elif isinstance(layer, nn.MaxPool2d):
+                    numbers.append(None)
+            self.slices.append(numbers)
+            head = getattr(network, f"lin{index}").model[-1].weight
+            self.register_buffer(f"head{index}", head.detach().flatten(), persistent=False)
+        for number, layer in enumerate(convolutions):
+            assert layer.bias is not None  # noqa: S101
+            weight = layer.weight.detach()
+            weight = weight if number else _fold_luminance(weight, network.scaling_layer)
+            weight = weight.to(dtype, memory_format=torch.channels_last)
+            self.register_buffer(f"weight{number}", weight, persistent=False)
+            self.register_buffer(f"bias{number}", layer.bias.detach().to(dtype), persistent=False)
+
+    def forward(self, sr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
+        """Distance of each pair in float32, 0 for equal pictures; values in [0, 1], sides of at least 16 pixels."""
+        with torch.autocast(sr.device.type, enabled=False):
+            with torch.no_grad():
+                targets = self._features(hr)
+            heads = (self.get_buffer(f"head{index}") for index in range(len(self.slices)))
+            layers = zip(self._features(sr), targets, heads, strict=True)
+            return torch.stack([_Distance.apply(*layer) for layer in layers]).sum(0)
+
+    def _features(self, y: Float[Tensor, "n 1 h w"]) -> list[Tensor]:
+        y = y.to(self.get_buffer("head0").dtype) - CENTRE
+        x = torch.cat([y, torch.ones_like(y)], 1)
+        x = x.to(self.get_buffer("weight0").dtype).contiguous(memory_format=torch.channels_last)
+        features: list[Tensor] = []
+        for numbers in self.slices:
+            for number in numbers:
+                if number is None:
+                    x = nn.functional.max_pool2d(x, 2)
+                else:
+                    weight, bias = self.get_buffer(f"weight{number}"), self.get_buffer(f"bias{number}")
+                    x = nn.functional.conv2d(x, weight, bias, padding=1).relu_()
+            features.append(x)
+        return features
+
+
+def _fold_luminance(weight: Float[Tensor, "o 3 3 3"], scaling: nn.Module) -> Float[Tensor, "o 2 3 3"]:
+    """What luminance less CENTRE, and what 1, is multiplied with: (2 y - 1 - shift) / scale of each colour, parted."""
+    shift, scale = scaling.get_buffer("shift"), scaling.get_buffer("scale")
+    return torch.stack([(weight * part).sum(1) for part in (2 / scale, (2 * CENTRE - 1 - shift) / scale)], 1)
+
+
+class _Distance(torch.autograd.Function):
+    """Of one layer's features: the weighted squares of their differences, each of length 1, averaged over pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, sr: Tensor, hr: Tensor, head: Tensor) -> Tensor:
+        distances, gradient = distance_and_gradient(sr, hr, head, wants_gradient=ctx.needs_input_grad[0])
+        ctx.save_for_backward(gradient)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (of_features,) = ctx.saved_tensors
+        return of_features * grad.to(of_features.dtype).view(-1, 1, 1, 1), None, None
+
+
+def distance_and_gradient(
+    sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"], head: Float[Tensor, " c"], *, wants_gradient: bool
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c h w"] | None]:
+    """LPIPS of one layer for each picture, and its gradient with respect to `sr`, in one pass in the type of `head`.
+
+    Where all features of a pixel are 0 their length has no gradient: the lpips package gives NaN there, this gives 0.
+    """
+    n, c, h, w = sr.shape
+    distances = torch.zeros(n, dtype=head.dtype, device=sr.device)
+    gradient = torch.empty_like(sr, memory_format=torch.channels_last) if wants_gradient else None
+    rows = max(1, CHUNK_ELEMENTS[sr.device.type] // c)
+    for index in range(n):
+        pixels, targets = (x[index].permute(1, 2, 0).reshape(h * w, c) for x in (sr, hr))
+        out = None if gradient is None else gradient[index].permute(1, 2, 0).view(h * w, c)
+        for start in range(0, h * w, rows):
+            part = slice(start, start + rows)
+            a, b = pixels[part].to(head.dtype), targets[part].to(head.dtype)
+            length = torch.linalg.vector_norm(a, dim=1, keepdim=True)
+            scaled = length + EPSILON
+            a = a / scaled
+            difference = a - b / (torch.linalg.vector_norm(b, dim=1, keepdim=True) + EPSILON)
+            weighted = difference * head
+            distances[index] += torch.dot(weighted.flatten(), difference.flatten())
+            if out is not None:
+                along = (a * weighted).sum(1, keepdim=True) * (scaled / length.clamp_min(EPSILON))
+                out[part] = weighted.sub_(a.mul_(along)).mul_((2 / (h * w)) / scaled)
+    return distances / (h * w), gradient
