@@ -27,7 +27,7 @@ ORDER = [
         "describe",
         "batches",
     ),
-    *("cluster", "prepare", "models", "precision", "losses", "flops", "metrics", "evaluate", "cost", "prices"),
+    *("cluster", "prepare", "models", "precision", "losses", "flops", "field", "metrics", "evaluate", "cost", "prices"),
     *("world", "budget", "spec", "calibration", "ledger", "runs", "progress", "trial", "provenance", "train"),
     *("presets", "resume", "launch", "search", "compare", "statistics", "standings", "findings", "figures"),
     *("report", "cli"),
