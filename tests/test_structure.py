@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 from raysr.cli import parse_preset
+from raysr.field import ListConfig
 from raysr.prepare import PrepareConfig
 from raysr.presets import PRESETS
 from raysr.train import TrainOneConfig
@@ -126,6 +127,7 @@ def test_every_job_and_flag_in_the_readme_exists(capsys: pytest.CaptureFixture[s
         lambda: parse_preset(PRESETS, "demo", ["demo", "--help"]),
         lambda: tyro.cli(PrepareConfig, args=["--help"]),
         lambda: tyro.cli(TrainOneConfig, args=["--help"]),
+        lambda: tyro.cli(ListConfig, args=["--help"]),
     ):
         with pytest.raises(SystemExit):
             parse()

@@ -85,12 +85,7 @@ MODELS: dict[str, Architecture] = {
         "Liang et al. 2021, lightweight",
         2021,
     ),
-    "swinir": Architecture(
-        "SwinIR",
-        partial(community.swinir, width=180, groups=6, upsampler="pixelshuffle"),
-        "Liang et al. 2021, classical",
-        2021,
-    ),
+    "swinir": Architecture("SwinIR", community.swinir, "Liang et al. 2021, classical", 2021),
     "hat": Architecture("HAT", community.hat, "Chen et al. 2023", 2023),
     "plksr_tiny": Architecture("PLKSR-tiny", community.plksr, "Lee et al. 2024, 12 blocks", 2024),
 }

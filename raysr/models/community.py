@@ -6,7 +6,7 @@ built: it knows forty others, and importing them takes seconds.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,7 +119,7 @@ def _transformer(scale: int, channels: int, width: int, groups: int, drop_path_r
 
 
 @contextmanager
-def _old_meshgrid() -> Iterator[None]:
+def _old_meshgrid() -> Generator[None]:
     """Torch warns of the way in which these two call it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.meshgrid")

@@ -16,7 +16,7 @@ class SRCNN(nn.Module):
     millions of steps. The published networks also lose a border, where these pad with zeros.
     """
 
-    def __init__(self, scale: int, middle: Literal[1, 5] = 1, init: Literal["torch", "paper"] = "torch") -> None:
+    def __init__(self, scale: int, middle: Literal[1, 5] = 1, init: str = "torch") -> None:
         super().__init__()
         if init not in ("torch", "paper"):
             raise ValueError(f"SRCNN's init is torch or paper, got {init!r}")
