@@ -48,8 +48,10 @@ def test_a_picture_is_counted_as_deployed_without_computing_or_changing_anything
     assert count_forward(build_model("bicubic", 2), 1 << 15) == 0
     model = build_model("span", 2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    # 406,372 parameters deployed, of which each weight works once a pixel, and the folding, once a picture.
-    folding = 21 * (2 * 48 * 48 * 2 * 9 * 48 * 2) // 2
-    assert 0 < count_forward(model, 256) - (406_372 - 21 * 48) * 256**2 < folding
+    # SPAN's deployed weights work once a pixel. Its 19 convolutions of 48 channels and its first one are folded once a
+    # picture: 1x1 into 3x3, and both into 1x1.
+    weights = 406_372 - 20 * 48 - 48 - 4
+    folding = 19 * 48 * 96 * 9 * (96 * 9 + 48) + 96 * 9 * (2 * 9 + 48)
+    assert count_forward(model, 256) == weights * 256**2 + folding
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

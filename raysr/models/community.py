@@ -18,7 +18,8 @@ def span(scale: int, features: int = 48) -> nn.Module:
     """SPAN (Wan et al. 2024) with six attention blocks of `features` channels.
 
     In training each 3x3 convolution is four (1x1, 3x3, 1x1, and a 1x1 beside them); in `eval()` they are folded into
-    the one that is deployed. `norm=False`: no shift by the RGB mean and no range of 255, which are for colour.
+    the one that is deployed, anew for each picture, which its time at inference includes. `norm=False`: no shift by the
+    RGB mean and no range of 255, which are for colour.
     """
     from spandrel.architectures.SPAN import SPAN
 
