@@ -1,8 +1,14 @@
-"""Train one architecture on this machine, without Ray: `python jobs/train.py espcn --data DIR`."""
+"""Train one architecture on this machine, without Ray: `python jobs/train.py espcn --data DIR`.
+
+`python jobs/train.py --list` prints the architectures and what they cost.
+"""
+
+import sys
 
 import tyro
 
 from raysr.cli import fail, make_console
+from raysr.field import ListConfig, print_field
 from raysr.report import print_table, write_report
 from raysr.train import TrainOneConfig, train_one
 
@@ -10,6 +16,9 @@ from raysr.train import TrainOneConfig, train_one
 def main() -> None:
     console = make_console()
     try:
+        if "--list" in sys.argv[1:]:
+            print_field(tyro.cli(ListConfig), console)
+            return
         outcome = train_one(tyro.cli(TrainOneConfig, description=__doc__), console)
     except (ValueError, OSError, RuntimeError) as error:
         fail(str(error))

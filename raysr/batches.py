@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from raysr.images import Box
-from raysr.pairs import Group, PairSet
+from raysr.images import Box, YRange
+from raysr.pairs import Group, PairSet, to_unit
 
 WINDOW_ROWS = 512
 """Rows that are shuffled together: the pairs that a training process holds in memory."""
@@ -40,6 +40,13 @@ class Batch(NamedTuple):
 
     lr: UInt8[Tensor, "n 1 h w"]
     hr: UInt8[Tensor, "n 1 H W"]
+
+    def on(
+        self, device: torch.device, layout: torch.memory_format, y_range: YRange
+    ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n 1 H W"]]:
+        """`lr` and `hr` on the device that trains, black 0 and white 1."""
+        lr, hr = (to_unit(one.to(device, memory_format=layout, non_blocking=True), y_range) for one in self)
+        return lr, hr
 
 
 def epoch_order(group_rows: list[int], *, seed: int, epoch: int, rank: int, world_size: int) -> list[tuple[int, int]]:

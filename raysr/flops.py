@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
@@ -81,3 +82,14 @@ def count_arch(model: nn.Module, perceptual: nn.Module, hr_px: int, scale: int) 
     found = count_step(model, perceptual, torch.zeros(1, 1, px // scale, px // scale), torch.zeros(1, 1, px, px))
     area = (hr_px / px) ** 2
     return StepFlops(found.network * area, found.total * area, found.uncounted)
+
+
+def count_forward(model: nn.Module, lr_px: int) -> float:
+    """Multiply-adds of enlarging one square of `lr_px` pixels, in `eval()`; nothing is computed and nothing changed."""
+    # Tensors without data, not the device `meta`, which autocast does not know.
+    fake = FakeTensorMode()
+    with FakeCopyMode(fake):
+        network = copy.deepcopy(model).eval()
+    with fake, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, lr_px, lr_px))
+    return counter.get_total_flops() / 2

@@ -14,6 +14,7 @@ from raysr.losses import Perceptual, PerceptualWeights
 from raysr.models import build_model, count_parameters, file_name
 from raysr.pairs import PairSet
 from raysr.perceptual import PerceptualLoss
+from raysr.world import World
 
 
 def trial_name(arch: str, seed: int) -> str:
@@ -126,6 +127,22 @@ def open_sets(spec: TrialSpec) -> tuple[PairSet, PairSet]:
         return PairSet(spec.data, "train", verify=False), PairSet(spec.data, "val", verify=False)
     train = PairSet(spec.data, "train", verify=False, without=spec.held_out)
     return train, PairSet(spec.data, "train", verify=False, only=spec.held_out)
+
+
+def open_batches(spec: TrialSpec, pairs: PairSet, world: World) -> TrainingBatches:
+    """The batches of this rank, read from the shards or held on its device."""
+    config = spec.train
+    hold = config.hold_data == "always" or (config.hold_data == "auto" and world.device.type == "cuda")
+    return TrainingBatches(
+        pairs,
+        batch_size=config.batch_size,
+        seed=spec.seed,
+        rank=world.rank,
+        world_size=world.size,
+        patch_px=config.patch_px,
+        hold_on=world.device if hold else None,
+        hold_if_it_fits=config.hold_data == "auto",
+    )
 
 
 def step_limit(spec: TrialSpec, batches: TrainingBatches, flops: StepFlops | None) -> int | None:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from raysr.batches import Batch, ReadAhead, TrainingBatches
+from raysr.batches import ReadAhead
 from raysr.budget import Spending, rate_factor
 from raysr.cost import CostMeter
 from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
@@ -18,12 +18,11 @@ from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
 from raysr.memory import keep_freed_memory
 from raysr.models import build_model, count_parameters
-from raysr.pairs import PairSet, to_unit
 from raysr.perceptual import PerceptualLoss
 from raysr.precision import Precision, memory_format, resolve_precision
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
-from raysr.spec import TrialSpec, count_flops, open_sets, step_limit
+from raysr.spec import TrialSpec, count_flops, open_batches, open_sets, step_limit
 from raysr.step import Stepper, choose_micro_batch, compiled
 from raysr.world import World
 
@@ -65,7 +64,7 @@ class Trial:
             self.eval_precision: Precision = resolve_precision(config.eval_precision, self.device)
             layout = memory_format(self.precision)
             pairs, val = open_sets(spec)
-            self.batches = self._open_batches(pairs)
+            self.batches = open_batches(spec, pairs, world)
             self.reader = self.batches if self.batches.held else ReadAhead(self.batches, pin=self.device.type == "cuda")
             self.first = val.read_group(0)[0]
             self.val_rows = val.rows(world.rank, world.size)
@@ -96,26 +95,12 @@ class Trial:
             frozen=spec.frozen if self.trainable else None,
         )
 
-    def _open_batches(self, pairs: PairSet) -> TrainingBatches:
-        config, world = self.spec.train, self.world
-        hold = config.hold_data == "always" or (config.hold_data == "auto" and self.device.type == "cuda")
-        return TrainingBatches(
-            pairs,
-            batch_size=config.batch_size,
-            seed=self.spec.seed,
-            rank=world.rank,
-            world_size=world.size,
-            patch_px=config.patch_px,
-            hold_on=self.device if hold else None,
-            hold_if_it_fits=config.hold_data == "auto",
-        )
-
     def _stepper(self, wrap: Callable[[nn.Module], nn.Module]) -> Stepper:
-        config, geometry = self.spec.train, self.batches.pairs.geometry
+        config, geometry, world = self.spec.train, self.batches.pairs.geometry, self.world
         loss = PerceptualLoss(self.perceptual, self.precision).to(self.device)
         micro_batch = choose_micro_batch(
             config.micro_batch,
-            config.batch_size // self.world.size,
+            config.batch_size // world.size,
             self.model,
             loss,
             px=config.patch_px or geometry.hr_px,
@@ -131,7 +116,7 @@ class Trial:
             precision=self.precision,
             micro_batch=micro_batch,
             # Ranks must take the same parts: one that begins anew would wait for the others for ever.
-            may_shrink=config.micro_batch is None and self.world.size == 1,
+            may_shrink=config.micro_batch is None and world.size == 1,
         )
 
     @property
@@ -173,6 +158,7 @@ class Trial:
         assert self.stepper is not None  # noqa: S101
         self._compile()
         config, begun = self.spec.train, self.step
+        layout, y_range = memory_format(self.precision), self.batches.pairs.geometry.y_range
         with self.meter.training(steps):
             for ahead in range(steps):
                 expected = self.spending.midway(begun, ahead)
@@ -180,7 +166,7 @@ class Trial:
                     group["lr"] = config.learning_rate * rate_factor(config.schedule, config.warmup, expected)
                 with self.meter.waiting_for_data():
                     batch = self.reader.batch(self.step)
-                seen = self.stepper.step(*self._on_device(batch))
+                seen = self.stepper.step(*batch.on(self.device, layout, y_range))
                 self._loss_sum += seen.loss
                 self._loss_steps += 1
                 self._constant = seen.constant
@@ -188,20 +174,14 @@ class Trial:
             constant = bool(self._constant)
         self._dead_checks = self._dead_checks + 1 if constant else 0
 
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        layout, y_range = memory_format(self.precision), self.batches.pairs.geometry.y_range
-        lr, hr = (
-            to_unit(pictures.to(self.device, memory_format=layout, non_blocking=True), y_range) for pictures in batch
-        )
-        return lr, hr
-
     def _compile(self) -> None:
         """Before the first step of an attempt; what a later attempt takes to do it again is not charged again."""
         if self.stepper is None or self._compiled:
             return
         self._compiled = True
         with self.meter.segment("setup" if self.step else "compile"):
-            self.stepper.warm_up(*self._on_device(self.reader.batch(self.step)))
+            layout, y_range = memory_format(self.precision), self.batches.pairs.geometry.y_range
+            self.stepper.warm_up(*self.reader.batch(self.step).on(self.device, layout, y_range))
 
     def fault(self) -> Status | None:
         """`diverged` after a loss that is no number, `dead` after a row of constant pictures; the same on all ranks."""

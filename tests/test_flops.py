@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from raysr.flops import count_arch, count_step
+from raysr.flops import count_arch, count_forward, count_step
 from raysr.losses import load_perceptual
 from raysr.models import build_model
 
@@ -41,3 +41,17 @@ def test_twice_the_side_is_four_times_the_operations() -> None:
     # Scaled by area, a large square has what really counting it gives.
     whole = count_step(model, perceptual, torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 128, 128))
     assert (counted.total, counted.network) == (whole.total, whole.network)
+
+
+def test_a_picture_is_counted_as_deployed_without_computing_or_changing_anything() -> None:
+    assert count_forward(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()), 8) == 4 * 9 * 64
+    assert count_forward(build_model("bicubic", 2), 1 << 15) == 0
+    model = build_model("span", 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # SPAN's deployed weights work once a pixel. Its 19 convolutions of 48 channels and its first one are folded once a
+    # picture: 1x1 into 3x3, and both into 1x1.
+    weights = 406_372 - 20 * 48 - 48 - 4
+    folding = 19 * 48 * 96 * 9 * (96 * 9 + 48) + 96 * 9 * (2 * 9 + 48)
+    assert count_forward(model, 256) == weights * 256**2 + folding
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

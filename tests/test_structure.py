@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 from raysr.cli import parse_preset
+from raysr.field import ListConfig
 from raysr.prepare import PrepareConfig
 from raysr.presets import PRESETS
 from raysr.train import TrainOneConfig
@@ -27,8 +28,8 @@ ORDER = [
         "describe",
         "batches",
     ),
-    *("cluster", "prepare", "models", "precision", "losses", "perceptual", "memory", "step", "flops", "metrics"),
-    *("evaluate", "cost", "prices"),
+    *("cluster", "prepare", "models", "precision", "losses", "perceptual", "memory", "step", "flops", "field"),
+    *("metrics", "evaluate", "cost", "prices"),
     *("world", "budget", "spec", "calibration", "ledger", "runs", "progress", "trial", "provenance", "train"),
     *("presets", "resume", "launch", "search", "compare", "statistics", "standings", "findings", "figures"),
     *("report", "cli"),
@@ -127,6 +128,7 @@ def test_every_job_and_flag_in_the_readme_exists(capsys: pytest.CaptureFixture[s
         lambda: parse_preset(PRESETS, "demo", ["demo", "--help"]),
         lambda: tyro.cli(PrepareConfig, args=["--help"]),
         lambda: tyro.cli(TrainOneConfig, args=["--help"]),
+        lambda: tyro.cli(ListConfig, args=["--help"]),
     ):
         with pytest.raises(SystemExit):
             parse()

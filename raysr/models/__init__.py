@@ -17,10 +17,15 @@ from typing import Any
 
 from torch import nn
 
+from raysr.models import community
 from raysr.models.bicubic import Bicubic
-from raysr.models.espcn import ESPCN
+from raysr.models.edsr import EDSR, MDSR
+from raysr.models.espcn import ESPCN, KerasESPCN
 from raysr.models.inverted_unet import InvertedUNet
 from raysr.models.srcnn import SRCNN
+from raysr.models.srresnet import SRResNet
+from raysr.models.unet import UNet
+from raysr.models.vdsr import VDSR
 
 
 @dataclass(frozen=True)
@@ -33,22 +38,56 @@ class Architecture:
     """From the scale, and options by name, to a freshly initialised network."""
     source: str
     """The paper that defines it."""
+    year: int | None
+    """Of that paper; None for the user's own."""
     paper_epochs: int | None = None
     """Epochs in Table 1 of the Inverted U-Net paper."""
     paper_lpips: float | None = None
     paper_ms_ssim: float | None = None
+    scales: tuple[int, ...] = (2, 3, 4)
+    """For which it is defined."""
 
 
 _PAPER = "Lalchandani 2025, Machine Learning for Resolution"
 
 MODELS: dict[str, Architecture] = {
-    "bicubic": Architecture("Bicubic", Bicubic, "Keys 1981, anti-aliased as in Pillow"),
-    "srcnn": Architecture("SRCNN", SRCNN, "Dong et al. 2014, 9-1-5", 50, 0.0928, 0.9844),
-    "espcn": Architecture("ESPCN", ESPCN, "Shi et al. 2016", 40, 0.0994, 0.9856),
-    "inverted_unet3": Architecture(
-        "Inverted U-Net", partial(InvertedUNet, ups=3), f"{_PAPER}, Algorithm 1", 10, 0.0831, 0.9847
+    "bicubic": Architecture("Bicubic", Bicubic, "Keys 1981, anti-aliased as in Pillow", 1981),
+    "srcnn": Architecture("SRCNN", partial(SRCNN, middle=1), "Dong et al. 2014, 9-1-5", 2014, 50, 0.0928, 0.9844),
+    "srcnn_955": Architecture("SRCNN 9-5-5", partial(SRCNN, middle=5), "Dong et al. 2016, 9-5-5", 2016),
+    "espcn": Architecture("ESPCN", ESPCN, "Shi et al. 2016", 2016, 40, 0.0994, 0.9856),
+    "espcn_keras": Architecture("ESPCN (Keras)", KerasESPCN, "Long 2020, the Keras tutorial's form", 2020),
+    "vdsr": Architecture("VDSR", VDSR, "Kim et al. 2016", 2016),
+    "srresnet": Architecture("SRResNet", SRResNet, "Ledig et al. 2017", 2017),
+    "edsr_baseline": Architecture("EDSR-baseline", EDSR, "Lim et al. 2017, 16 x 64", 2017),
+    "edsr": Architecture(
+        "EDSR", partial(EDSR, blocks=32, width=256, residual_scale=0.1), "Lim et al. 2017, 32 x 256", 2017
     ),
-    "inverted_unet4": Architecture("Inverted U-Net (4 ups)", partial(InvertedUNet, ups=4), f"{_PAPER}, future work"),
+    "mdsr": Architecture("MDSR", MDSR, "Lim et al. 2017, one scale's branch", 2017),
+    "unet": Architecture("U-Net", UNet, "Ronneberger et al. 2015, after bicubic", 2015),
+    "inverted_unet3": Architecture(
+        "Inverted U-Net",
+        partial(InvertedUNet, ups=3),
+        f"{_PAPER}, Algorithm 1",
+        2025,
+        paper_epochs=10,
+        paper_lpips=0.0831,
+        paper_ms_ssim=0.9847,
+        scales=(2,),
+    ),
+    "inverted_unet4": Architecture(
+        "Inverted U-Net (4 ups)", partial(InvertedUNet, ups=4), f"{_PAPER}, future work", 2025, scales=(2,)
+    ),
+    "span": Architecture("SPAN", community.span, "Wan et al. 2024", 2024),
+    "compact": Architecture("Compact", community.compact, "Wang et al. 2021, SRVGGNetCompact", 2021),
+    "swinir_light": Architecture(
+        "SwinIR-light",
+        partial(community.swinir, width=60, groups=4, upsampler="pixelshuffledirect"),
+        "Liang et al. 2021, lightweight",
+        2021,
+    ),
+    "swinir": Architecture("SwinIR", community.swinir, "Liang et al. 2021, classical", 2021),
+    "hat": Architecture("HAT", community.hat, "Chen et al. 2023", 2023),
+    "plksr_tiny": Architecture("PLKSR-tiny", community.plksr, "Lee et al. 2024, 12 blocks", 2024),
 }
 """Every architecture by name; `bicubic` is the one that is not trained."""
 
@@ -56,9 +95,14 @@ MODELS: dict[str, Architecture] = {
 def build_model(arch: str, scale: int) -> nn.Module:
     """A freshly initialised network; seed torch before the call.
 
-    Raises ValueError as `find_architecture` does, and where what was named builds no network.
+    Raises ValueError as `find_architecture` does, for a scale that the architecture is not defined for, and where what
+    was named builds no network.
     """
-    model = find_architecture(arch).build(scale)
+    row = find_architecture(arch)
+    if scale not in row.scales:
+        known = " or ".join(map(str, row.scales))
+        raise ValueError(f"{arch} is defined for scale {known}, got scale={scale}")
+    model = row.build(scale)
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{arch} must build a torch.nn.Module from the scale, and built a {type(model).__name__}")
     return model
@@ -91,6 +135,8 @@ def find_architecture(arch: str) -> Architecture:
         title=str(title) if title is not None else f"{row.title} ({shown})",
         build=partial(row.build, **options),
         source=f"{row.source}; {shown}" if shown else row.source,
+        year=row.year,
+        scales=row.scales,
     )
 
 
@@ -137,7 +183,7 @@ def _own(name: str) -> Architecture:
     build: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(build):
         raise ValueError(f"{name}: {module_name} has no class or function {attribute!r}")
-    return Architecture(attribute, build, f"{name}, the user's own")
+    return Architecture(attribute, build, f"{name}, the user's own", None)
 
 
 def _check_options(name: str, row: Architecture, options: dict[str, Any]) -> None:
