@@ -43,7 +43,8 @@ class Protocol:
     padding: Literal["in", "out"]
     """Whether the black bars count. Without a meaning where there are none."""
     sr_bits: Bits
-    """The model's picture in full precision, or rounded to 8 bits before scoring."""
+    """The model's picture in full precision, or rounded to 8 bits before scoring. Colours whose luminance is wanted in
+    whole bytes are always rounded."""
     perceptual: Literal["vgg", "vgg-random", "none"]
     """Weights of the perceptual distance."""
 
@@ -88,7 +89,7 @@ LITERATURE = Protocol(
     sr_bits="bytes",
     perceptual="vgg",
 )
-"""That of the literature since Dong et al. 2014, with luminance in full precision as BasicSR's test_y_channel has it."""
+"""That of the literature since Dong et al. 2014, luminance in full precision as BasicSR's test_y_channel has it."""
 
 PROTOCOLS = {"paper": PAPER, "literature": LITERATURE}
 

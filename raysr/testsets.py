@@ -73,7 +73,9 @@ def find_set(folder: str | Path, scale: int, inputs: str | Path | None = None) -
     places = [Path(inputs), Path(inputs, f"X{scale}")] if inputs is not None else _input_folders(home, scale)
     pictures = tuple(Listed(file.name, file, _counterpart(file, home, places, scale)) for file in files)
     if inputs is not None and not any(picture.given for picture in pictures):
-        raise ValueError(f"no file in {inputs} is a counterpart of one in {home}: expected names such as {_hint(files[0], scale)}")
+        raise ValueError(
+            f"no file in {inputs} is a counterpart of one in {home}: expected names such as {_hint(files[0], scale)}"
+        )
     generic = re.fullmatch(r"HR|GT|GTmod\d+|original|image_SRF_\d", folder.name)
     return PictureSet(name=folder.absolute().parent.name if generic else folder.absolute().name, pictures=pictures)
 
@@ -86,7 +88,7 @@ def _targets(home: Path, scale: int) -> list[Path]:
         mine = [file for file in named if f"_SRF_{scale}_" in file.name]
         return mine or named
     stems = {file.stem for file in files}
-    return [file for file in files if not re.sub(r"x[2348]$", "", file.stem) in stems - {file.stem}]
+    return [file for file in files if re.sub(r"x[2348]$", "", file.stem) not in stems - {file.stem}]
 
 
 def _input_folders(home: Path, scale: int) -> list[Path]:
@@ -165,6 +167,8 @@ def recognise(pictures: PictureSet) -> str | None:
     for known, expected in KNOWN_SIZES.items():
         # The copies that go round are cut to multiples of up to 12.
         pairs = zip(sorted(sizes), sorted(expected), strict=False)
-        if len(sizes) == len(expected) and all(0 <= e - s <= 12 for one, two in pairs for s, e in zip(one, two, strict=True)):
+        if len(sizes) == len(expected) and all(
+            0 <= e - s <= 12 for one, two in pairs for s, e in zip(one, two, strict=True)
+        ):
             return known
     return None
