@@ -15,14 +15,32 @@ from raysr.images import PictureError
 from raysr.judging import compare_picture
 from raysr.metrics import on_scale_of, psnr
 from raysr.protocol import LITERATURE, Kernel, Protocol, changed, differences, resize_bytes
-from raysr.testsets import KNOWN_SIZES, PictureSet, find_set, open_picture, recognise
+from raysr.testsets import PictureSet, find_set, open_picture, recognise
 
-TITLES = {"set5": "Set5", "set14": "Set14"}
-PUBLISHED = {"set5": 33.66, "set14": 30.24}
-"""Bicubic x2, dB on luminance, as papers print it (Dong et al. 2014; Kim et al. 2016)."""
-DISTRIBUTED = {"set5": 33.68, "set14": 30.33}
-"""The same on SelfExSR's files (Huang et al. 2015), with luminance in full precision."""
 TOLERANCE_DB = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What bicubic x2 has on a set by the literature's protocol, in dB."""
+
+    title: str
+    published: float
+    """As papers print it (Dong et al. 2014; Kim et al. 2016)."""
+    distributed: float
+    """On SelfExSR's files (Huang et al. 2015), with luminance in full precision."""
+    count: int
+    """Pictures of the set."""
+
+    def has(self, value: float) -> bool:
+        """Whether `value` is one of the two."""
+        return min(abs(value - self.published), abs(value - self.distributed)) <= TOLERANCE_DB
+
+
+REFERENCES = {
+    "set5": Reference(title="Set5", published=33.66, distributed=33.68, count=5),
+    "set14": Reference(title="Set14", published=30.24, distributed=30.33, count=14),
+}
 
 KERNEL_WORDS = {
     "matlab": "by MATLAB's imresize",
@@ -62,31 +80,29 @@ def self_check(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: N
                 f"{len(pictures.pictures)} pictures: there is no published value to check against"
             )
         protocol = config.protocol_named("literature")
-        findings.append(check_pictures(pictures, known, protocol, use_given=not config.remake_inputs))
+        findings.append(check_pictures(pictures, REFERENCES[known], protocol, use_given=not config.remake_inputs))
     return findings
 
 
-def check_pictures(pictures: PictureSet, known: str, protocol: Protocol, *, use_given: bool = True) -> Finding:
-    """Whether bicubic on `pictures`, the set `known`, has the published value, and the reason if it has not."""
-    title, expected = TITLES[known], PUBLISHED[known]
-    measured, unreadable = measure(pictures, protocol, use_given=use_given)
-    found = f"{title}: {measured:.2f}"
-    count = len(KNOWN_SIZES[known])
-    if unreadable:
-        message = f"{found} where {expected} is expected: {len(unreadable)} pictures cannot be used: {unreadable[0]}"
-    elif len(pictures.pictures) != count:
-        message = f"{found} where {expected} is expected: {len(pictures.pictures)} pictures, and {title} has {count}"
-    elif _is_right(measured, known):
-        note = f" and {DISTRIBUTED[known]} for SelfExSR's files" if DISTRIBUTED[known] != expected else ""
-        return Finding(right=True, measured=measured, message=f"{found} where {expected} is published{note}: right")
+def check_pictures(
+    pictures: PictureSet, reference: Reference, protocol: Protocol, *, use_given: bool = True
+) -> Finding:
+    """Whether bicubic on `pictures` has the reference's value, and the reason if it has not."""
+    measured, unusable = measure(pictures, protocol, use_given=use_given)
+    found, count = f"{reference.title}: {measured:.2f}", len(pictures.pictures)
+    if unusable:
+        reason = f"{len(unusable)} of {count} pictures cannot be used: {unusable[0]}"
+    elif count != reference.count:
+        reason = f"{count} pictures, and {reference.title} has {reference.count}"
+    elif reference.has(measured):
+        own = f" ({reference.distributed} for SelfExSR's files)"
+        return Finding(
+            right=True, measured=measured, message=f"{found} where {reference.published} is published{own}: right"
+        )
     else:
-        reason = _reason(pictures, known, protocol, use_given=use_given)
-        message = f"{found} where {expected} is expected: {reason}"
+        reason = _reason(pictures, reference, protocol, use_given=use_given)
+    message = f"{found} where {reference.published} is expected: {reason}"
     return Finding(right=False, measured=measured, message=message)
-
-
-def _is_right(value: float, known: str) -> bool:
-    return min(abs(value - PUBLISHED[known]), abs(value - DISTRIBUTED[known])) <= TOLERANCE_DB
 
 
 def measure(pictures: PictureSet, protocol: Protocol, *, use_given: bool = True) -> tuple[float, list[str]]:
@@ -106,7 +122,7 @@ def measure(pictures: PictureSet, protocol: Protocol, *, use_given: bool = True)
     return (math.fsum(scores) / len(scores) if scores else math.nan), unreadable
 
 
-def _reason(pictures: PictureSet, known: str, protocol: Protocol, *, use_given: bool) -> str:
+def _reason(pictures: PictureSet, reference: Reference, protocol: Protocol, *, use_given: bool) -> str:
     given = use_given and pictures.inputs is not None
     for change in _neighbours(protocol, given=given):
         fields = {name: value for name, value in change.items() if name != "inputs"}
@@ -115,20 +131,17 @@ def _reason(pictures: PictureSet, known: str, protocol: Protocol, *, use_given: 
         except ValueError:
             continue  # no such protocol
         value, _ = measure(pictures, neighbour, use_given=use_given and "inputs" not in change)
-        if _is_right(value, known):
-            words = [_words(name, protocol, pictures) for name in change]
-            there = all(value == getattr(LITERATURE, name) for name, value in fields.items())
-            # Where the literature's way fails and another one does not, the pictures themselves were changed.
-            return (
-                ", ".join(words) if there else f"these pictures need {', '.join(f'{k}={v}' for k, v in fields.items())}"
-            )
+        if reference.has(value):
+            return ", ".join(_words(name, protocol, pictures) for name in change)
+    if protocol.y_range == "limited" and reference.has(measure(pictures, changed(protocol, y_range="full"))[0]):
+        return "only full-range luminance gives it: the levels of these pictures were changed to 16..235 already"
     jpegs = [one.image_id for one in pictures.pictures if one.target.suffix.lower() in (".jpg", ".jpeg")]
     hint = f"; {jpegs[0]} is a JPEG" if jpegs else ""
     return f"unrecognised deviation, no neighbouring protocol gives it: are these the original pictures{hint}?"
 
 
 def _neighbours(protocol: Protocol, *, given: bool) -> Iterator[Change]:
-    """What to change, likely things first: back to the literature in one, two or all fields, then away from it."""
+    """What to change: back to the literature in one field, in two, or in all."""
     wrong = differences(LITERATURE, protocol)
     back: Change = {name: value for name, value in wrong.items() if name not in ("perceptual", "padding")}
     if given:
@@ -136,10 +149,6 @@ def _neighbours(protocol: Protocol, *, given: bool) -> Iterator[Change]:
     for size in sorted({1, 2, len(back)}):
         for names in itertools.combinations(back, size):
             yield {name: back[name] for name in names}
-    if "y_range" not in back:
-        yield {"y_range": "full"}
-    if "border" not in back:
-        yield {"border": 0}
 
 
 def _words(name: str, protocol: Protocol, pictures: PictureSet) -> str:
