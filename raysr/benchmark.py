@@ -192,10 +192,10 @@ class _Bench:
             raise ValueError(
                 f"{folder} was prepared for x{geometry.scale}, and the model is for x{self.upscaler.scale}"
             )
-        wanted = self.config.protocol_named("paper")
-        if wanted.colour == "rgb":
+        if self.config.colour == "rgb":
             raise ValueError(f"{folder} is a prepared set and holds luminance alone: --colour rgb needs pictures")
         own: dict[str, Any] = {"kernel": geometry.kernel, "y_range": geometry.y_range, "y_bits": "bytes"}
+        wanted = self.config.protocol_named("paper")
         protocol = changed(wanted, **own, square_px=geometry.hr_px, perceptual=self.weights)
         scores: list[PictureScore] = []
         for row in pairs.rows():

@@ -133,7 +133,8 @@ def _reason(pictures: PictureSet, reference: Reference, protocol: Protocol, *, u
         value, _ = measure(pictures, neighbour, use_given=use_given and "inputs" not in change)
         if reference.has(value):
             return ", ".join(_words(name, protocol, pictures) for name in change)
-    if protocol.y_range == "limited" and reference.has(measure(pictures, changed(protocol, y_range="full"))[0]):
+    full = changed(protocol, y_range="full")
+    if protocol.y_range == "limited" and reference.has(measure(pictures, full, use_given=use_given)[0]):
         return "only full-range luminance gives it: the levels of these pictures were changed to 16..235 already"
     jpegs = [one.image_id for one in pictures.pictures if one.target.suffix.lower() in (".jpg", ".jpeg")]
     hint = f"; {jpegs[0]} is a JPEG" if jpegs else ""

@@ -42,7 +42,7 @@ def test_bicubic_needs_no_checkpoint() -> None:
 
 
 def test_an_untrained_network_is_refused_by_its_name() -> None:
-    with pytest.raises(ValueError, match="ESPCN has 21,284 parameters, .* no trained ones: give a checkpoint"):
+    with pytest.raises(ValueError, match=r"ESPCN has 21,284 parameters, .* no trained ones: give a checkpoint"):
         load_upscaler("espcn", 2, CPU)
     with pytest.raises(ValueError, match="did you mean 'bicubic'"):
         load_upscaler("bicubik", 2, CPU)
@@ -154,5 +154,5 @@ def test_files_that_are_missing_damaged_or_of_another_kind_are_refused(tmp_path:
         load_upscaler(str(damaged), None, CPU)
     other = tmp_path / "model.onnx"
     other.touch()
-    with pytest.raises(CheckpointError, match="networks are read from .safetensors and .pth files"):
+    with pytest.raises(CheckpointError, match=r"networks are read from \.safetensors and \.pth files"):
         load_upscaler(str(other), None, CPU)
