@@ -44,8 +44,8 @@ class EvaluateConfig:
     """Make every input from its target by the protocol's kernel, also where the set brings its own."""
     arch: str | None = None
     """Confirms the architecture of a checkpoint whose header names code of your own."""
-    perceptual: Literal["vgg", "vgg-random", "none"] | None = None
-    """Weights of the perceptual distance. None: vgg where they are at hand, and else none, which is said."""
+    perceptual: Literal["auto", "vgg", "vgg-random", "none"] = "auto"
+    """Weights of the perceptual distance. auto: vgg where they are at hand, and else none, which is said."""
     vgg_weights: str | None = None
     """File with torchvision's pretrained VGG16; None: torch's cache, or with --perceptual vgg a download."""
     alex_weights: str | None = None
@@ -60,6 +60,10 @@ class EvaluateConfig:
     sr_bits: Bits | None = None
 
     def __post_init__(self) -> None:
+        if not self.sets:
+            raise ValueError("--sets takes at least one folder")
+        if self.self_check and self.json is not None:
+            raise ValueError("--self-check has no scores to write: leave --json out")
         if self.inputs and len(self.inputs) != len(self.sets):
             raise ValueError(f"--inputs takes a folder for each of the {len(self.sets)} sets, got {len(self.inputs)}")
         if self.inputs and self.remake_inputs:
@@ -88,7 +92,8 @@ def load_judges(config: EvaluateConfig, device: torch.device) -> tuple[Judges, P
         return Judges(None, None), "none"
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(VGG16_Weights.IMAGENET1K_V1.url)).name
     at_hand = config.vgg_weights is not None or cached.is_file()
-    weights = config.perceptual or ("vgg" if at_hand else "none")
+    found: PerceptualChoice = "vgg" if at_hand else "none"
+    weights = found if config.perceptual == "auto" else config.perceptual
     perceptual = None if weights == "none" else load_perceptual(weights, config.vgg_weights).to(device)
     alex = load_alex(config.alex_weights)
     return Judges(perceptual, None if alex is None else alex.to(device)), weights
@@ -173,6 +178,8 @@ class _Bench:
     def picture_set(self, folder: str, inputs: str | None, taken: set[str]) -> SetResult:
         """A folder of pictures; sets of one name are told apart by their folders."""
         protocol = changed(self.config.protocol_named("literature"), perceptual=self.weights)
+        if protocol.square_px is not None:
+            protocol = changed(protocol, square_px=protocol.square_px // self.upscaler.scale * self.upscaler.scale)
         found = find_set(folder, self.upscaler.scale, inputs)
         name = folder if found.name in taken else found.name
         compare = partial(compare_picture, self.upscaler, protocol=protocol, use_given=not self.config.remake_inputs)

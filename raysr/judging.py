@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from raysr.checkpoints import Upscaler
@@ -49,7 +49,7 @@ def compare_picture(upscaler: Upscaler, picture: Listed, protocol: Protocol, *, 
     """
     scale = upscaler.scale
     if protocol.square_px is not None:
-        return _compare_square(upscaler, picture, protocol, protocol.square_px // scale * scale)
+        return _compare_square(upscaler, picture, protocol, protocol.square_px)
     hr, lr, note = open_picture(picture, scale, use_given=use_given)
     height, width = hr.shape[:2]
     small = resize_bytes(hr, width // scale, height // scale, protocol.kernel) if lr is None else lr
@@ -90,7 +90,7 @@ def compare_pair(upscaler: Upscaler, row: PairRow, protocol: Protocol) -> Compar
         large = resize(lr[0, 0, :, :, None].cpu().numpy(), hr.shape[3], hr.shape[2], protocol.kernel)
         sr = torch.from_numpy(np.ascontiguousarray(large[..., 0]))[None, None].to(hr.device)
     elif upscaler.channels == 3:
-        sr = to_y(_run(upscaler, lr.expand(-1, 3, -1, -1)))
+        sr = to_y(_run(upscaler, lr.repeat(1, 3, 1, 1)))
     else:
         sr = _run(upscaler, lr)
     sr = whole_bytes(sr, protocol.y_range) if protocol.sr_bits == "bytes" else sr.clamp(0, 1)
@@ -98,7 +98,7 @@ def compare_pair(upscaler: Upscaler, row: PairRow, protocol: Protocol) -> Compar
     return Comparison(sr, hr, _inside(content, protocol, upscaler.scale), "prepared", None)
 
 
-def enlarge(upscaler: Upscaler, lr: RGB, protocol: Protocol) -> Float[Tensor, "1 c h w"]:
+def enlarge(upscaler: Upscaler, lr: RGB, protocol: Protocol) -> Float[Tensor, "1 c H W"]:
     """What is scored of an 8-bit colour picture: Y of it or its colours, from 0 to 1.
 
     A luminance network sees luminance alone. Where colours are compared, its picture takes the input's chroma, enlarged
@@ -122,7 +122,7 @@ def enlarge(upscaler: Upscaler, lr: RGB, protocol: Protocol) -> Float[Tensor, "1
     return rgb if protocol.colour == "rgb" else to_y(rgb)
 
 
-def _bicubic(lr: RGB, scale: int, protocol: Protocol) -> Float[Tensor, "1 3 h w"]:
+def _bicubic(lr: RGB, scale: int, protocol: Protocol) -> Float[Tensor, "1 3 H W"]:
     width, height = scale * lr.shape[1], scale * lr.shape[0]
     if protocol.sr_bits == "bytes":
         return _to_unit(resize_bytes(lr, width, height, protocol.kernel))
@@ -138,7 +138,7 @@ def _run(upscaler: Upscaler, lr: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c
         raise PictureError(f"{lr.shape[3]} x {lr.shape[2]} pixels are too many for the device's memory") from error
 
 
-def _to_unit(picture: np.ndarray) -> Float[Tensor, "1 3 h w"]:
+def _to_unit(picture: Real[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(picture, 2, 0))).float()[None] / 255
 
 

@@ -38,8 +38,8 @@ class Protocol:
     border: int | Literal["scale"]
     """Pixels of the target cut off on each side before scoring."""
     square_px: int | None
-    """Side of the square (or the largest multiple of the scale below it) that a photograph is shrunk into and padded
-    with black to fill. None: full size, cut on the right and at the bottom to a multiple of the scale."""
+    """Side of the square, a multiple of the scale, that a photograph is shrunk into and padded with black. None:
+    full size, cut on the right and at the bottom to a multiple of the scale."""
     padding: Literal["in", "out"]
     """Whether the black bars count. Without a meaning where there are none."""
     sr_bits: Bits

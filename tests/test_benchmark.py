@@ -325,6 +325,15 @@ def test_a_community_checkpoint_is_evaluated_at_an_unknown_cost(suffix: str, fol
         assert 3 < line["psnr"] < 40
 
 
+def test_the_papers_square_is_the_largest_multiple_of_the_scale(tmp_path: Path) -> None:
+    photograph(tmp_path / "mine" / "a.png", synthetic(0, 30, 20))
+    found = evaluate_sets(
+        EvaluateConfig(sets=(str(tmp_path / "mine"),), protocol="paper", scale=3, perceptual="none", padding="out")
+    )
+    assert found.sets[0].protocol.square_px == 510
+    assert found.sets[0].scored[0].note == "20 pixels are too few for ms_ssim"
+
+
 def test_sets_by_unlike_protocols_have_no_common_mean(bundled_set: str, folder: Path) -> None:
     lines = by_name(evaluate_sets(EvaluateConfig(sets=(str(folder), bundled_set), perceptual="none")))
     assert lines["mean"]["psnr"] is None
@@ -347,6 +356,8 @@ def test_a_picture_too_large_for_the_device_is_listed() -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
+        ({"sets": ()}, "--sets takes at least one folder"),
+        ({"self_check": True, "json": "f"}, "--self-check has no scores to write"),
         ({"inputs": ("a", "b")}, "--inputs takes a folder for each of the 1 sets, got 2"),
         ({"inputs": ("a",), "remake_inputs": True}, "--inputs contradicts --remake-inputs"),
         ({"perceptual": "none", "vgg_weights": "f"}, "--vgg-weights contradicts --perceptual none"),
@@ -355,7 +366,7 @@ def test_a_picture_too_large_for_the_device_is_listed() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        EvaluateConfig(sets=("here",), **settings)
+        EvaluateConfig(**{"sets": ("here",)} | settings)
 
 
 def test_a_protocol_in_words_names_every_field() -> None:
