@@ -1,6 +1,7 @@
 """Networks to be evaluated: by name, from a run's checkpoint, or from a file that the community's networks come in."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +127,10 @@ def _community(file: str, tensors: dict[str, Tensor] | None, device: torch.devic
     try:
         # Of a .pth, spandrel's unpickler lets nothing but tensors and dictionaries through.
         loader = spandrel.ModelLoader(device)
-        canonical = None if tensors is None else spandrel.canonicalize_state_dict(tensors)
-        found = loader.load_from_file(file) if canonical is None else loader.load_from_state_dict(canonical)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)  # of SwinIR and its kin
+            state = tensors if tensors is not None else loader.load_state_dict_from_file(file)
+            found = loader.load_from_state_dict(spandrel.canonicalize_state_dict(state))
     except spandrel.UnsupportedModelError as error:
         raise CheckpointError(
             f"{file} is neither a checkpoint of raysr (no architecture in its header) nor a network that spandrel knows"

@@ -1,10 +1,12 @@
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
+from spandrel.architectures.SwinIR import SwinIR
 from torch import nn
 
 from raysr.checkpoints import CheckpointError, load_upscaler
@@ -114,6 +116,25 @@ def test_a_community_network_is_recognised_by_its_tensors(channels: int, suffix:
     lr = torch.rand(1, channels, 8, 9)
     with torch.no_grad():
         assert torch.allclose(found.run(lr), model(lr).clamp(0, 1), atol=1e-6)
+
+
+def test_a_community_network_of_windows_takes_pictures_of_any_size(tmp_path: Path) -> None:
+    file = tmp_path / "swinir.safetensors"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+        model = SwinIR(
+            img_size=16,
+            embed_dim=12,
+            depths=[2],
+            num_heads=[2],
+            window_size=8,
+            upscale=2,
+            upsampler="pixelshuffledirect",
+            resi_connection="1conv",
+        )
+    save_file(model.state_dict(), file)
+    found = load_upscaler(str(file), None, CPU)
+    assert found.run(torch.rand(1, 3, 11, 19)).shape == (1, 3, 22, 38)
 
 
 def test_a_community_network_that_does_not_enlarge_is_refused(tmp_path: Path) -> None:
