@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -105,14 +106,23 @@ def inference_ms(
     return 1000 * median(seconds[1:])
 
 
-def mean_scores(scores: Sequence[ImageScore]) -> dict[str, float | None]:
+class OfPhotograph(Protocol):
+    """A row of scores."""
+
+    @property
+    def photograph(self) -> str:
+        """What it is a picture of: tiles of one photograph share it."""
+        ...
+
+
+def mean_scores(scores: Sequence[OfPhotograph], names: Sequence[str] = MEAN_NAMES) -> dict[str, float | None]:
     """The mean of each score over the photographs that have it, each the mean of its tiles; None where none has."""
-    photographs: dict[str, list[ImageScore]] = {}
+    photographs: dict[str, list[OfPhotograph]] = {}
     for one in scores:
         photographs.setdefault(one.photograph, []).append(one)
     return {
         name: _mean([_mean([getattr(tile, name) for tile in tiles]) for tiles in photographs.values()])
-        for name in MEAN_NAMES
+        for name in names
     }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import tyro
-from jaxtyping import UInt8
+from jaxtyping import Float32, Real, UInt8
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
@@ -185,17 +185,26 @@ def luminance(image: Image.Image, y_range: YRange = "full") -> Image.Image:
 
 
 def imresize(y: Luminance, width: int, height: int) -> UInt8[np.ndarray, "height width"]:
+    """MATLAB's imresize of 8-bit luminance, rounded as it rounds."""
+    return to_bytes(imresize_exact(y, width, height))
+
+
+def imresize_exact(plane: Real[np.ndarray, "h w"], width: int, height: int) -> Float32[np.ndarray, "height width"]:
     """MATLAB's imresize: bicubic (Keys 1981, a = -0.5), widened where it shrinks, the picture mirrored at its edges.
 
     Pillow's bicubic is the same kernel, but leaves out what lies beyond the edges: so it is given the mirror image too.
     """
     margin_x, margin_y = (
-        2 * math.ceil(max(1, old / new)) + 2 for old, new in ((y.shape[1], width), (y.shape[0], height))
+        2 * math.ceil(max(1, old / new)) + 2 for old, new in ((plane.shape[1], width), (plane.shape[0], height))
     )
-    mirrored = np.pad(y, ((margin_y, margin_y), (margin_x, margin_x)), mode="symmetric").astype(np.float32)
-    box = (margin_x, margin_y, margin_x + y.shape[1], margin_y + y.shape[0])
-    resized = np.asarray(Image.fromarray(mirrored).resize((width, height), Image.Resampling.BICUBIC, box=box))
-    return np.floor(resized + 0.5).clip(0, 255).astype(np.uint8)  # MATLAB rounds a half up
+    mirrored = np.pad(plane, ((margin_y, margin_y), (margin_x, margin_x)), mode="symmetric").astype(np.float32)
+    box = (margin_x, margin_y, margin_x + plane.shape[1], margin_y + plane.shape[0])
+    return np.asarray(Image.fromarray(mirrored).resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def to_bytes(samples: Real[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Samples from 0 to 255 as MATLAB's uint8() has them: half a step rounds up."""
+    return np.floor(samples + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def fit_into_square(

@@ -17,6 +17,8 @@ MS_SSIM_MIN_PX = 161
 """Four halvings of that window: pytorch-msssim refuses sides of 160 pixels and less."""
 PERCEPTUAL_MIN_PX = 16
 """Four poolings of VGG16."""
+ALEX_MIN_PX = 64
+"""Below this AlexNet's last layers see a few pixels."""
 PSNR_CEILING_DB = 100.0
 """Given for equal pictures, where PSNR is infinite, so that means stay finite."""
 
@@ -41,6 +43,12 @@ def psnr(sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float[Te
     return (-10 * torch.log10(mse)).clamp(max=PSNR_CEILING_DB)
 
 
+def on_scale_of(pictures: Float[Tensor, "n c h w"], y_range: YRange) -> Float[Tensor, "n c h w"]:
+    """Black at 0 and white at 1, or for the limited range at 16/255 and 235/255, as PSNR and SSIM see them."""
+    black, white = (v / 255 for v in Y_LIMITED) if y_range == "limited" else (0.0, 1.0)
+    return black + (white - black) * pictures
+
+
 def ssim(sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
     """Structural similarity of each image, values in [0, 1], 11x11 Gaussian window (Wang et al. 2004)."""
     return _ssim(sr, hr, data_range=1.0, size_average=False)
@@ -52,13 +60,13 @@ def ms_ssim(sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float
 
 
 def score(
-    sr: Float[Tensor, "1 1 h w"],
-    hr: Float[Tensor, "1 1 h w"],
-    perceptual: Perceptual,
+    sr: Float[Tensor, "1 c h w"],
+    hr: Float[Tensor, "1 c h w"],
+    perceptual: Perceptual | None,
     alex: Perceptual | None = None,
     y_range: YRange = "full",
 ) -> Scores:
-    """Every score of one picture in float32; `sr` is clamped to [0, 1] first, and not rounded to 8 bits.
+    """Every score of one picture, luminance or RGB, in float32; `sr` is clamped to [0, 1] first, and not rounded.
 
     Black is 0 and white is 1 for the networks that judge. With a `y_range` of limited, PSNR and the two SSIM see black
     as 16/255 and white as 235/255, as in the literature, which makes PSNR 1.32 dB higher.
@@ -66,15 +74,21 @@ def score(
     with torch.no_grad(), torch.autocast(sr.device.type, enabled=False):
         sr, hr = sr.float().clamp(0, 1), hr.float()
         side = min(hr.shape[-2:])
-        black, white = (v / 255 for v in Y_LIMITED) if y_range == "limited" else (0.0, 1.0)
-        sr_y, hr_y = (black + (white - black) * picture for picture in (sr, hr))
+        sr_y, hr_y = (on_scale_of(picture, y_range) for picture in (sr, hr))
         return Scores(
-            perceptual=perceptual(sr, hr).item() if side >= PERCEPTUAL_MIN_PX else None,
+            perceptual=_distance(perceptual, sr, hr) if side >= PERCEPTUAL_MIN_PX else None,
             ms_ssim=ms_ssim(sr_y, hr_y).item() if side >= MS_SSIM_MIN_PX else None,
             ssim=ssim(sr_y, hr_y).item() if side >= SSIM_MIN_PX else None,
             psnr=psnr(sr_y, hr_y).item(),
-            lpips_alex=alex(sr, hr).item() if alex is not None and side >= 64 else None,
+            lpips_alex=_distance(alex, sr, hr) if side >= ALEX_MIN_PX else None,
         )
+
+
+def _distance(judge: Perceptual | None, sr: Float[Tensor, "1 c h w"], hr: Float[Tensor, "1 c h w"]) -> float | None:
+    if judge is None:
+        return None
+    # LPIPS takes colours as they are, in [-1, 1]; only luminance is copied to three channels.
+    return (judge(sr, hr) if sr.shape[1] == 1 else judge.network(sr * 2 - 1, hr * 2 - 1)).item()
 
 
 def score_content(

@@ -33,7 +33,8 @@ class PerceptualLoss(nn.Module):
         """Take the weights of `perceptual`, whose trunk must be VGG16, for arithmetic in `precision`."""
         super().__init__()
         network = perceptual.network
-        dtype = torch.bfloat16 if precision == "bfloat16" else network.lin0.model[-1].weight.dtype
+        own: torch.dtype = next(network.parameters()).dtype
+        dtype = torch.bfloat16 if precision == "bfloat16" else own
         self.slices: list[list[int | None]] = []
         """Layers between two layers that are compared: numbers of convolutions, None for a pooling."""
         convolutions: list[nn.Conv2d] = []

@@ -1,10 +1,12 @@
 """What one trial is: how its network is trained and judged, and how many steps its budget pays for."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch import nn
 
 from raysr.batches import TrainingBatches
 from raysr.budget import Schedule
@@ -14,6 +16,8 @@ from raysr.losses import Perceptual, PerceptualWeights
 from raysr.models import build_model, count_parameters, file_name
 from raysr.pairs import PairSet
 from raysr.perceptual import PerceptualLoss
+from raysr.precision import resolve_precision
+from raysr.step import CompileMode, Stepper, choose_micro_batch, compiled
 from raysr.world import World
 
 
@@ -55,7 +59,7 @@ class TrainConfig:
     micro_batch: int | None = None
     """Pairs that each worker takes through the network at a time; a step's gradients are summed over them, so it is the
     same step in less memory. None: as many as the free memory allows."""
-    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    compile: CompileMode = "off"
     """torch.compile of the network in this mode (the last two use CUDA graphs). Warm-up is charged once, and shown."""
 
     def __post_init__(self) -> None:
@@ -142,6 +146,42 @@ def open_batches(spec: TrialSpec, pairs: PairSet, world: World) -> TrainingBatch
         patch_px=config.patch_px,
         hold_on=world.device if hold else None,
         hold_if_it_fits=config.hold_data == "auto",
+    )
+
+
+def open_stepper(
+    spec: TrialSpec,
+    model: nn.Module,
+    loss: nn.Module,
+    batches: TrainingBatches,
+    world: World,
+    wrap: Callable[[nn.Module], nn.Module],
+) -> Stepper:
+    """What takes the trial's steps; `wrap` makes the network distributed.
+
+    Raises ValueError as choose_micro_batch does.
+    """
+    config, geometry = spec.train, batches.pairs.geometry
+    precision = resolve_precision(config.precision, world.device)
+    micro_batch = choose_micro_batch(
+        config.micro_batch,
+        config.batch_size // world.size,
+        model,
+        loss,
+        px=config.patch_px or geometry.hr_px,
+        scale=geometry.scale,
+        precision=precision,
+        device=world.device,
+    )
+    return Stepper(
+        wrap(compiled(model, config.compile)),
+        loss,
+        torch.optim.Adam(model.parameters(), config.learning_rate, fused=True),
+        device=world.device,
+        precision=precision,
+        micro_batch=micro_batch,
+        # Ranks must take the same parts: one that begins anew would wait for the others for ever.
+        may_shrink=config.micro_batch is None and world.size == 1,
     )
 
 

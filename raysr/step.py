@@ -43,7 +43,8 @@ class Stepper:
     ) -> None:
         """`micro_batch` pairs go through at a time, fewer (`may_shrink`) if the device runs out of memory over them."""
         self.network, self.loss, self.optimizer = network, loss, optimizer
-        self.device, self.precision = device, precision
+        self.device = device
+        self.precision: Precision = precision
         self.micro_batch, self.may_shrink = micro_batch, may_shrink
 
     def step(self, lr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 H W"]) -> Stepped:

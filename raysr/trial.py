@@ -22,8 +22,8 @@ from raysr.perceptual import PerceptualLoss
 from raysr.precision import Precision, memory_format, resolve_precision
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
-from raysr.spec import TrialSpec, count_flops, open_batches, open_sets, step_limit
-from raysr.step import Stepper, choose_micro_batch, compiled
+from raysr.spec import TrialSpec, count_flops, open_batches, open_sets, open_stepper, step_limit
+from raysr.step import Stepper
 from raysr.world import World
 
 DEAD_AFTER_CHECKS = 10
@@ -77,7 +77,10 @@ class Trial:
             self.perceptual.to(self.device)
             self.alex = load_alex(config.alex_weights)
             self.alex = self.alex.to(self.device) if self.alex is not None else None
-            self.stepper = self._stepper(wrap) if self.trainable else None
+            self.stepper: Stepper | None = None
+            if self.trainable:
+                loss = PerceptualLoss(self.perceptual, self.precision).to(self.device)
+                self.stepper = open_stepper(spec, self.model, loss, self.batches, world, wrap)
             self._compiled = spec.train.compile == "off"
         self.step = 0
         self.curve: list[CurvePoint] = []
@@ -93,30 +96,6 @@ class Trial:
             limit_steps=limit_steps,
             shares=spec.train.evaluate_at,
             frozen=spec.frozen if self.trainable else None,
-        )
-
-    def _stepper(self, wrap: Callable[[nn.Module], nn.Module]) -> Stepper:
-        config, geometry, world = self.spec.train, self.batches.pairs.geometry, self.world
-        loss = PerceptualLoss(self.perceptual, self.precision).to(self.device)
-        micro_batch = choose_micro_batch(
-            config.micro_batch,
-            config.batch_size // world.size,
-            self.model,
-            loss,
-            px=config.patch_px or geometry.hr_px,
-            scale=geometry.scale,
-            precision=self.precision,
-            device=self.device,
-        )
-        return Stepper(
-            wrap(compiled(self.model, config.compile)),
-            loss,
-            torch.optim.Adam(self.model.parameters(), config.learning_rate, fused=True),
-            device=self.device,
-            precision=self.precision,
-            micro_batch=micro_batch,
-            # Ranks must take the same parts: one that begins anew would wait for the others for ever.
-            may_shrink=config.micro_batch is None and world.size == 1,
         )
 
     @property

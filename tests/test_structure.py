@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from raysr.benchmark import EvaluateConfig
 from raysr.cli import parse_preset
 from raysr.field import ListConfig
 from raysr.prepare import PrepareConfig
@@ -33,6 +34,7 @@ ORDER = [
     *("world", "budget", "spec", "calibration", "ledger", "runs", "progress", "trial", "provenance", "train"),
     *("presets", "resume", "launch", "search", "compare", "statistics", "standings", "findings", "figures"),
     *("report", "cli"),
+    *("protocol", "testsets", "checkpoints", "judging", "benchmark", "scoresheet", "selfcheck"),
 ]
 """A module imports only from those before it."""
 
@@ -129,6 +131,7 @@ def test_every_job_and_flag_in_the_readme_exists(capsys: pytest.CaptureFixture[s
         lambda: tyro.cli(PrepareConfig, args=["--help"]),
         lambda: tyro.cli(TrainOneConfig, args=["--help"]),
         lambda: tyro.cli(ListConfig, args=["--help"]),
+        lambda: tyro.cli(EvaluateConfig, args=["--help"]),
     ):
         with pytest.raises(SystemExit):
             parse()

@@ -51,9 +51,9 @@ class _UpsampleConvReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, kernel, y = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grads[0], y, 0)
+        grad = torch.ops.aten.threshold_backward(grad, y, 0)
         return _transposed_backward(grad, x, kernel, ctx.needs_input_grad[0])
 
 
@@ -67,9 +67,9 @@ class _Overshoot(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, kernel, y, down, z = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grads[0], z, 0)
+        grad = torch.ops.aten.threshold_backward(grad, z, 0)
         grad_y, grad_down, grad_down_bias = torch.ops.aten.convolution_backward(
             grad, y, down, [len(down)], [2, 2], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
         )

@@ -1,0 +1,221 @@
+"""One network on test sets, by a protocol: a row of scores a picture."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torchvision.models import VGG16_Weights
+
+from raysr import storage
+from raysr.checkpoints import Upscaler, load_upscaler
+from raysr.evaluate import SCORE_NAMES, mean_scores
+from raysr.images import PictureError, YRange
+from raysr.judging import Comparison, Input, Judges, compare_pair, compare_picture, judge
+from raysr.losses import load_alex, load_perceptual
+from raysr.manifest import MANIFEST
+from raysr.pairs import PairSet
+from raysr.protocol import PROTOCOLS, Bits, Kernel, Protocol, changed
+from raysr.testsets import find_set
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Score a network on test sets, by a protocol that stands beside every score."""
+
+    sets: tuple[str, ...]
+    """Folders of high-resolution pictures (plain, or as EDSR, SelfExSR, BasicSR and DIV2K lay them out), or sets that
+    jobs/prepare.py made, of which the validation split is scored."""
+    model: str = "bicubic"
+    """A checkpoint of a run, a community network in .pth or .safetensors, or `bicubic`."""
+    protocol: Literal["paper", "literature"] | None = None
+    """None: literature for folders of pictures, and paper for prepared sets."""
+    json: str | None = None
+    """File for a JSON line per picture, and a last one whose image_id is mean."""
+    self_check: bool = False
+    """Measure bicubic x2 on Set5 and Set14, and say what is wrong where it is not the published value."""
+    scale: int | None = None
+    """None: the checkpoint's, or 2."""
+    inputs: tuple[str, ...] = ()
+    """Folders with the low-resolution counterparts of --sets, one each, in place of those that are found."""
+    remake_inputs: bool = False
+    """Make every input from its target by the protocol's kernel, also where the set brings its own."""
+    arch: str | None = None
+    """Confirms the architecture of a checkpoint whose header names code of your own."""
+    perceptual: Literal["auto", "vgg", "vgg-random", "none"] = "auto"
+    """Weights of the perceptual distance. auto: vgg where they are at hand, and else none, which is said."""
+    vgg_weights: str | None = None
+    """File with torchvision's pretrained VGG16; None: torch's cache, or with --perceptual vgg a download."""
+    alex_weights: str | None = None
+    """File with torchvision's pretrained AlexNet; None: torch's cache, if it is there."""
+    colour: Literal["y", "rgb"] | None = None
+    """Changes the protocol, as all below do."""
+    y_range: YRange | None = None
+    y_bits: Bits | None = None
+    kernel: Kernel | None = None
+    border: int | Literal["scale"] | None = None
+    padding: Literal["in", "out"] | None = None
+    sr_bits: Bits | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise ValueError("--sets takes at least one folder")
+        if self.self_check and self.json is not None:
+            raise ValueError("--self-check has no scores to write: leave --json out")
+        if self.inputs and len(self.inputs) != len(self.sets):
+            raise ValueError(f"--inputs takes a folder for each of the {len(self.sets)} sets, got {len(self.inputs)}")
+        if self.inputs and self.remake_inputs:
+            raise ValueError("--inputs contradicts --remake-inputs; leave one out")
+        if self.perceptual in ("none", "vgg-random") and self.vgg_weights is not None:
+            raise ValueError(f"--vgg-weights contradicts --perceptual {self.perceptual}; leave one out")
+        if self.perceptual == "none" and self.alex_weights is not None:
+            raise ValueError("--alex-weights contradicts --perceptual none; leave one out")
+
+    def protocol_named(self, otherwise: str) -> Protocol:
+        """The protocol that was chosen, or the one named `otherwise`, with every change that was asked for."""
+        names = ("colour", "y_range", "y_bits", "kernel", "border", "padding", "sr_bits")
+        wanted = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return changed(PROTOCOLS[self.protocol or otherwise], **wanted)
+
+
+PerceptualChoice = Literal["vgg", "vgg-random", "none"]
+
+
+def load_judges(config: EvaluateConfig, device: torch.device) -> tuple[Judges, PerceptualChoice]:
+    """Those that the configuration asks for, and which weights that is for the protocol.
+
+    Raises WeightsError where weights that are named cannot be had.
+    """
+    if config.perceptual == "none":
+        return Judges(None, None), "none"
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(VGG16_Weights.IMAGENET1K_V1.url)).name
+    at_hand = config.vgg_weights is not None or cached.is_file()
+    found: PerceptualChoice = "vgg" if at_hand else "none"
+    weights = found if config.perceptual == "auto" else config.perceptual
+    perceptual = None if weights == "none" else load_perceptual(weights, config.vgg_weights).to(device)
+    alex = load_alex(config.alex_weights)
+    return Judges(perceptual, None if alex is None else alex.to(device)), weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureScore:
+    """Scores of one picture; None where it is too small, or where nothing at hand can judge."""
+
+    image_id: str
+    set: str
+    photograph: str
+    """Tiles of one photograph share it, and count once in the mean."""
+    psnr: float | None = None
+    ssim: float | None = None
+    ms_ssim: float | None = None
+    perceptual: float | None = None
+    lpips_alex: float | None = None
+    input: Input | None = None
+    """Whether the low-resolution picture was made from the target, came with the set, or was prepared with it."""
+    note: str | None = None
+    error: str | None = None
+    """Why the picture could not be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetResult:
+    """A set's scores."""
+
+    name: str
+    protocol: Protocol
+    pictures: tuple[PictureScore, ...]
+    inputs: str | None
+    """The folder that the low-resolution pictures came from, if they were not made here."""
+
+    @property
+    def scored(self) -> list[PictureScore]:
+        """Those that could be used."""
+        return [one for one in self.pictures if one.error is None]
+
+    def means(self) -> dict[str, float | None]:
+        """Over the photographs."""
+        return mean_scores(self.scored, SCORE_NAMES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `evaluate_sets` found."""
+
+    upscaler: Upscaler
+    judges: Judges
+    sets: tuple[SetResult, ...]
+
+
+def evaluate_sets(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: None) -> Evaluation:
+    """Score the model on each set; `tell` hears which picture is next.
+
+    Raises ValueError for a model, set or protocol that cannot be, ManifestError and WeightsError.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    upscaler = load_upscaler(config.model, config.scale, device, config.arch)
+    judges, weights = load_judges(config, device)
+    bench = _Bench(config, upscaler, judges, weights, tell)
+    results: list[SetResult] = []
+    for folder, inputs in zip(config.sets, config.inputs or (None,) * len(config.sets), strict=True):
+        taken = {result.name for result in results}
+        prepared = storage.exists(storage.join(folder, MANIFEST))
+        results.append(bench.prepared_set(folder) if prepared else bench.picture_set(folder, inputs, taken))
+    return Evaluation(upscaler=upscaler, judges=judges, sets=tuple(results))
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What is the same for every set."""
+
+    config: EvaluateConfig
+    upscaler: Upscaler
+    judges: Judges
+    weights: PerceptualChoice
+    tell: Callable[[str], None]
+
+    def picture_set(self, folder: str, inputs: str | None, taken: set[str]) -> SetResult:
+        """A folder of pictures; sets of one name are told apart by their folders."""
+        protocol = changed(self.config.protocol_named("literature"), perceptual=self.weights)
+        if protocol.square_px is not None:
+            protocol = changed(protocol, square_px=protocol.square_px // self.upscaler.scale * self.upscaler.scale)
+        found = find_set(folder, self.upscaler.scale, inputs)
+        name = folder if found.name in taken else found.name
+        compare = partial(compare_picture, self.upscaler, protocol=protocol, use_given=not self.config.remake_inputs)
+        scores: list[PictureScore] = []
+        for picture in found.pictures:
+            blank = PictureScore(image_id=picture.image_id, set=name, photograph=f"{name}/{picture.image_id}")
+            scores.append(self.row(blank, partial(compare, picture), protocol))
+        given = any(one.input == "given" for one in scores)
+        source = str(found.inputs) if given else None
+        return SetResult(name=name, protocol=protocol, pictures=tuple(scores), inputs=source)
+
+    def prepared_set(self, folder: str) -> SetResult:
+        """The validation pairs of a prepared set: how they were made is the set's own, and stands in the protocol."""
+        pairs = PairSet(folder, "val")
+        geometry = pairs.geometry
+        if geometry.scale != self.upscaler.scale:
+            raise ValueError(
+                f"{folder} was prepared for x{geometry.scale}, and the model is for x{self.upscaler.scale}"
+            )
+        if self.config.colour == "rgb":
+            raise ValueError(f"{folder} is a prepared set and holds luminance alone: --colour rgb needs pictures")
+        own: dict[str, Any] = {"kernel": geometry.kernel, "y_range": geometry.y_range, "y_bits": "bytes"}
+        wanted = self.config.protocol_named("paper")
+        protocol = changed(wanted, **own, square_px=geometry.hr_px, perceptual=self.weights)
+        scores: list[PictureScore] = []
+        for row in pairs.rows():
+            blank = PictureScore(image_id=row.image_id, set=folder, photograph=f"{folder}/{row.photograph}")
+            scores.append(self.row(blank, partial(compare_pair, self.upscaler, row, protocol), protocol))
+        return SetResult(name=folder, protocol=protocol, pictures=tuple(scores), inputs=None)
+
+    def row(self, blank: PictureScore, compare: Callable[[], Comparison], protocol: Protocol) -> PictureScore:
+        """The scores of one picture, or the reason why it has none."""
+        self.tell(f"{blank.set}: {blank.image_id}")
+        try:
+            comparison = compare()
+        except PictureError as error:
+            return replace(blank, error=str(error))
+        scores, note = judge(comparison, protocol, self.judges)
+        return replace(blank, **asdict(scores), input=comparison.input, note=note)

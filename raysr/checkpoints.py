@@ -1,0 +1,157 @@
+"""Networks to be evaluated: by name, from a run's checkpoint, or from a file that the community's networks come in."""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from raysr import storage
+from raysr.models import MODELS, build_model, count_parameters, find_architecture
+
+SUFFIXES = (".safetensors", ".pth")
+
+
+class CheckpointError(ValueError):
+    """A file that holds no network that can be evaluated; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaler:
+    """A network ready to be judged."""
+
+    name: str
+    """As in tables and JSON."""
+    scale: int
+    channels: Literal[1, 3]
+    """1: it turns luminance into luminance. 3: it turns RGB into RGB."""
+    parameters: int
+    origin: Literal["untrained", "raysr", "community"]
+    cost: str
+    """What its training cost, as far as the file says."""
+    run: Callable[[Float[Tensor, "1 c h w"]], Float[Tensor, "1 c H W"]]
+    """From values in [0, 1] on `device`."""
+    device: torch.device
+
+    @property
+    def bicubic(self) -> bool:
+        """Whether it is the interpolation, which follows the protocol's kernel."""
+        return self.name == "bicubic"
+
+
+def load_upscaler(model: str, scale: int | None, device: torch.device, arch: str | None = None) -> Upscaler:
+    """`model` is a file (.safetensors or .pth), or the name of an architecture that has nothing to train.
+
+    `arch` confirms a checkpoint's architecture where that is code of the user's own. Raises ValueError
+    (CheckpointError for files) with what to do, also where `scale` is given and the file is of another.
+    """
+    if model.lower().endswith(SUFFIXES):
+        found = _from_file(model, device, arch)
+        if scale not in (None, found.scale):
+            raise CheckpointError(f"{model} is a network for x{found.scale}, and --scale says {scale}")
+        return found
+    if Path(model).is_file():
+        raise CheckpointError(f"{model}: networks are read from {' and '.join(SUFFIXES)} files")
+    network = build_model(model, scale or 2)
+    parameters = sum(tensor.numel() for tensor in network.parameters())
+    if parameters:
+        raise ValueError(
+            f"{find_architecture(model).title} has {parameters:,} parameters, and a name brings no trained ones: "
+            "give a checkpoint (RUN/checkpoints/ARCH-SEED.safetensors, or a community network in .pth or .safetensors)"
+        )
+    network = network.to(device).eval()
+    return Upscaler(
+        name=model, scale=scale or 2, channels=1, parameters=0, origin="untrained", cost="0", run=network, device=device
+    )
+
+
+def _from_file(model: str, device: torch.device, arch: str | None) -> Upscaler:
+    if not storage.exists(model):
+        raise CheckpointError(f"no file {model}; names of architectures that need none: {_nameable()}")
+    if not model.lower().endswith(".safetensors"):
+        return _community(model, None, device)
+    data = storage.read_bytes(model)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"{model} is no safetensors file: {error}") from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    return _ours(model, tensors, header, device, arch) if "arch" in header else _community(model, tensors, device)
+
+
+def _nameable() -> str:
+    return ", ".join(name for name in MODELS if count_parameters(build_model(name, 2)) == 0)
+
+
+def _ours(
+    file: str, tensors: dict[str, Tensor], header: dict[str, str], device: torch.device, arch: str | None
+) -> Upscaler:
+    """A checkpoint as RUN/checkpoints has them, with architecture and scale in its header."""
+    named = header["arch"]
+    # A file must not choose which code is imported and called: one that names code outside raysr needs a word for it.
+    if ":" in named.partition("(")[0] and arch != named:
+        raise CheckpointError(f"{file} is of a network of your own, {named}: if that is so, add --arch '{named}'")
+    if arch not in (None, named):
+        raise CheckpointError(f"{file} is of {named}, and --arch says {arch}")
+    try:
+        scale = int(header["scale"])
+        with torch.random.fork_rng(devices=[]):
+            network = build_model(named, scale)
+        network.load_state_dict(tensors)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{file} does not fit the architecture that it names, {named}: {error}") from error
+    seed = f", seed {header['seed']}" if "seed" in header else ""
+    return Upscaler(
+        name=f"{named}{seed}",
+        scale=scale,
+        channels=1,
+        parameters=count_parameters(network),
+        origin="raysr",
+        cost="in its run's trials.jsonl",
+        run=network.to(device).eval(),
+        device=device,
+    )
+
+
+def _community(file: str, tensors: dict[str, Tensor] | None, device: torch.device) -> Upscaler:
+    """Any super-resolution network that spandrel recognises by its tensors."""
+    import spandrel  # here: it brings some forty architectures, and takes a second
+
+    try:
+        # Of a .pth, spandrel's unpickler lets nothing but tensors and dictionaries through.
+        loader = spandrel.ModelLoader(device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)  # of SwinIR and its kin
+            state = tensors if tensors is not None else loader.load_state_dict_from_file(file)
+            found = loader.load_from_state_dict(spandrel.canonicalize_state_dict(state))
+    except spandrel.UnsupportedModelError as error:
+        raise CheckpointError(
+            f"{file} is neither a checkpoint of raysr (no architecture in its header) nor a network that spandrel knows"
+        ) from error
+    except Exception as error:  # damaged and forbidden files raise almost anything
+        raise CheckpointError(f"{file} cannot be read as a network: {error}") from error
+    name, channels = f"{found.architecture.name} ({Path(file).name})", (found.input_channels, found.output_channels)
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
+        raise CheckpointError(f"{file} holds {name}, which does not enlarge pictures (x{found.scale})")
+    if channels not in ((1, 1), (3, 3)):
+        raise CheckpointError(
+            f"{file} holds {name} of {channels[0]} to {channels[1]} channels: expected 1 or 3 of both"
+        )
+    network = found.eval()
+    return Upscaler(
+        name=name,
+        scale=found.scale,
+        channels=1 if channels == (1, 1) else 3,
+        parameters=sum(tensor.numel() for tensor in found.model.parameters()),
+        origin="community",
+        cost="unknown",
+        run=network,  # it pads to the sizes that the network needs, and clamps
+        device=device,
+    )

@@ -1,0 +1,123 @@
+"""An evaluation as a table and as JSON lines."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from raysr import storage
+from raysr.benchmark import Evaluation, SetResult
+from raysr.evaluate import SCORE_NAMES, mean_scores
+from raysr.losses import Perceptual
+from raysr.protocol import Protocol
+
+DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "perceptual": 4, "lpips_alex": 4}
+
+
+def in_words(protocol: Protocol) -> str:
+    """Every field of the protocol in a line."""
+    luminance = f"luminance ({protocol.y_range} range, {_bits(protocol.y_bits)})"
+    square = (
+        f"in a square of {protocol.square_px} pixels, padding {protocol.padding}" if protocol.square_px else "full size"
+    )
+    border = "scale" if protocol.border == "scale" else f"{protocol.border} pixels"
+    return (
+        f"{protocol.name}: {luminance if protocol.colour == 'y' else 'RGB'}, {square}, {protocol.kernel} bicubic, "
+        f"border cut {border}, SR in {_bits(protocol.sr_bits)}, perceptual weights {protocol.perceptual}"
+    )
+
+
+def _bits(bits: str) -> str:
+    return "whole bytes" if bits == "bytes" else "full precision"
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """The means of each set, by which protocol they are, and every picture that could not be used."""
+    upscaler, judges = evaluation.upscaler, evaluation.judges
+    table = Table(
+        title=f"{upscaler.name}, x{upscaler.scale}, {upscaler.parameters:,} parameters, training cost {upscaler.cost}"
+    )
+    table.add_column("set", overflow="fold")
+    shown = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
+    shown |= {"perceptual": judges.perceptual.info.name} if judges.perceptual is not None else {}
+    shown |= {"lpips_alex": judges.alex.info.name} if judges.alex is not None else {}
+    for title in ("pictures", *shown.values()):
+        table.add_column(title, justify="right")
+    for result in evaluation.sets:
+        means = result.means()
+        cells = [_cell(result, name, means[name]) for name in shown]
+        table.add_row(result.name, str(len(result.scored)), *cells)
+    console.print(table)
+    for line in _remarks(evaluation):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _cell(result: SetResult, name: str, mean: float | None) -> str:
+    if mean is None:
+        return "-"
+    count = sum(getattr(one, name) is not None for one in result.scored)
+    return f"{mean:.{DIGITS[name]}f}" + (f" (of {count})" if count < len(result.scored) else "")
+
+
+def _remarks(evaluation: Evaluation) -> Iterator[str]:
+    for protocol in dict.fromkeys(result.protocol for result in evaluation.sets):
+        yield in_words(protocol)
+    if evaluation.judges.perceptual is None:
+        yield "no perceptual distance: --vgg-weights FILE takes VGG16's weights, --perceptual vgg downloads them"
+    for result in evaluation.sets:
+        inputs = Counter(one.input for one in result.scored)
+        if inputs["given"]:
+            yield f"{result.name}: {inputs['given']} of {len(result.scored)} inputs from {result.inputs}"
+        if inputs["made"]:
+            yield f"{result.name}: {inputs['made']} inputs made by {result.protocol.kernel} bicubic from their targets"
+        for one in result.pictures:
+            if one.error is not None:
+                yield f"{result.name}: {one.image_id} left out: {one.error}"
+            elif one.note is not None and "not used" in one.note:
+                yield f"{result.name}: {one.image_id}: {one.note}"
+
+
+def write_json(evaluation: Evaluation, location: str) -> None:
+    """A line per picture, and a last one whose image_id is `mean`, each with its protocol."""
+    lines = [json.dumps(line) for line in json_lines(evaluation)]
+    storage.write_text(storage.absolute(location), "\n".join(lines) + "\n")
+
+
+def json_lines(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """What `write_json` writes."""
+    upscaler, judges = evaluation.upscaler, evaluation.judges
+    common = {
+        "model": upscaler.name,
+        "scale": upscaler.scale,
+        "parameters": upscaler.parameters,
+        "origin": upscaler.origin,
+        "cost": upscaler.cost,
+        **_info("perceptual", judges.perceptual),
+        **_info("lpips_alex", judges.alex),
+    }
+    lines = [
+        asdict(one) | common | {"protocol": asdict(result.protocol)}
+        for result in evaluation.sets
+        for one in result.pictures
+    ]
+    sets = {
+        result.name: result.means()
+        | {"pictures": len(result.scored), "left_out": len(result.pictures) - len(result.scored)}
+        | {"protocol": asdict(result.protocol)}
+        for result in evaluation.sets
+    }
+    protocols = {result.protocol for result in evaluation.sets}
+    # Scores by unlike protocols have no mean.
+    every = [one for result in evaluation.sets for one in result.scored] if len(protocols) == 1 else []
+    protocol = asdict(protocols.pop()) if len(protocols) == 1 else None
+    mean = {"image_id": "mean", **mean_scores(every, SCORE_NAMES)}
+    return [*lines, mean | common | {"pictures": len(every), "protocol": protocol, "sets": sets}]
+
+
+def _info(key: str, judge: Perceptual | None) -> dict[str, str | None]:
+    name, digest = (None, None) if judge is None else (judge.info.name, judge.info.weights_sha256)
+    return {f"{key}_name": name, f"{key}_weights_sha256": digest}

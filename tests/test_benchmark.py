@@ -1,0 +1,378 @@
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import lpips
+import numpy as np
+import pytest
+import torch
+from conftest import synthetic
+from PIL import Image
+from pytorch_msssim import ms_ssim, ssim
+from rich.console import Console
+from safetensors.torch import save_file
+from skimage import data as photographs
+from skimage.metrics import peak_signal_noise_ratio
+from test_checkpoints import checkpoint, compact
+from torchvision.models import alexnet
+
+from raysr.benchmark import EvaluateConfig, Evaluation, evaluate_sets
+from raysr.checkpoints import Upscaler
+from raysr.evaluate import evaluate, mean_scores
+from raysr.images import Box, Geometry, PictureError, imresize, luminance, make_pairs
+from raysr.judging import Judges, compare_pair, compare_picture, enlarge, judge
+from raysr.losses import load_perceptual
+from raysr.models import build_model
+from raysr.pairs import PairRow, PairSet
+from raysr.protocol import LITERATURE, PAPER, Protocol, changed, resize_bytes
+from raysr.scoresheet import in_words, json_lines, print_evaluation, write_json
+from raysr.testsets import Listed
+
+CPU = torch.device("cpu")
+NO_JUDGES = Judges(None, None)
+
+
+def upscaler(run: Callable[[torch.Tensor], torch.Tensor], channels: int, name: str = "mine") -> Upscaler:
+    return Upscaler(
+        name=name, scale=2, channels=channels, parameters=1, origin="community", cost="unknown", run=run, device=CPU
+    )
+
+
+def doubled(lr: torch.Tensor) -> torch.Tensor:
+    return lr.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def photograph(file: Path, picture: np.ndarray) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two real photographs (of scikit-image) and a generated one, one with an input of its own; one file is no
+    picture."""
+    home = tmp_path_factory.mktemp("mine")
+    photograph(home / "HR" / "astronaut.png", photographs.astronaut()[100:284, 150:351])
+    photograph(home / "HR" / "coffee.png", photographs.coffee()[:180, :200])
+    photograph(home / "HR" / "small.png", synthetic(0, 33, 41))
+    photograph(home / "LR_bicubic" / "X2" / "coffeex2.png", photographs.coffee()[:180:2, :200:2])
+    (home / "HR" / "text.png").write_text("no picture")
+    return home
+
+
+@pytest.fixture(scope="module")
+def bicubic(folder: Path) -> Evaluation:
+    return evaluate_sets(EvaluateConfig(sets=(str(folder),), perceptual="none"))
+
+
+@pytest.fixture(scope="module")
+def random_vgg(folder: Path) -> Evaluation:
+    return evaluate_sets(EvaluateConfig(sets=(str(folder),), perceptual="vgg-random", colour="rgb"))
+
+
+def by_name(evaluation: Evaluation) -> dict[str, dict[str, object]]:
+    return {line["image_id"]: line for line in json_lines(evaluation)}
+
+
+def test_every_picture_gets_a_line_and_the_last_is_the_mean(bicubic: Evaluation, tmp_path: Path) -> None:
+    write_json(bicubic, str(tmp_path / "scores.jsonl"))
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [line["image_id"] for line in lines] == ["astronaut.png", "coffee.png", "small.png", "text.png", "mean"]
+    assert all(line["protocol"] == asdict(changed(LITERATURE, perceptual="none")) for line in lines)
+    assert lines[-1]["psnr"] == pytest.approx(np.mean([line["psnr"] for line in lines[:3]]))
+    (of_set,) = lines[-1]["sets"].values()
+    assert (of_set["pictures"], of_set["left_out"], of_set["psnr"]) == (3, 1, lines[-1]["psnr"])
+
+
+def test_a_bad_picture_is_listed_with_its_reason_and_does_not_stop_the_others(bicubic: Evaluation) -> None:
+    lines = by_name(bicubic)
+    assert "not a picture in any of" in str(lines["text.png"]["error"])
+    assert lines["text.png"]["psnr"] is None
+    assert [lines[name]["error"] for name in ("astronaut.png", "coffee.png", "small.png")] == [None] * 3
+
+
+def test_an_input_that_comes_with_the_set_is_used_and_said_to_be(bicubic: Evaluation, folder: Path) -> None:
+    lines = by_name(bicubic)
+    assert [lines[name]["input"] for name in ("astronaut.png", "coffee.png")] == ["made", "given"]
+    remade = evaluate_sets(EvaluateConfig(sets=(str(folder),), perceptual="none", remake_inputs=True))
+    assert by_name(remade)["coffee.png"]["input"] == "made"
+    # Every second pixel, as the given one has it, loses by aliasing.
+    assert by_name(remade)["coffee.png"]["psnr"] > lines["coffee.png"]["psnr"] + 0.5
+    named = evaluate_sets(
+        EvaluateConfig(sets=(str(folder / "HR"),), inputs=(str(folder / "LR_bicubic" / "X2"),), perceptual="none")
+    )
+    assert by_name(named)["coffee.png"]["psnr"] == lines["coffee.png"]["psnr"]
+
+
+def test_the_table_says_the_protocol_the_inputs_and_what_was_left_out(bicubic: Evaluation) -> None:
+    console = Console(width=200)
+    with console.capture() as capture:
+        print_evaluation(bicubic, console)
+    text = capture.get()
+    assert "bicubic, x2, 0 parameters" in text
+    assert in_words(changed(LITERATURE, perceptual="none")) in text
+    assert "1 of 3 inputs from" in text
+    assert "2 inputs made by matlab bicubic from their targets" in text
+    assert "text.png left out: not a picture" in text
+    assert "(of 2)" in text  # MS-SSIM: one picture is too small for it
+    assert "LPIPS" not in text
+    assert "no perceptual distance" in text
+
+
+def scored_pixels(folder: Path, colour: str) -> list[torch.Tensor]:
+    """The enlarged astronaut and its target inside the border, from 0 to 255, made here again step by step."""
+    hr = np.asarray(Image.open(folder / "HR" / "astronaut.png"))[:, :200]
+    sr = resize_bytes(resize_bytes(hr, 100, 92, "matlab"), 200, 184, "matlab")
+    pixels = [rgb[2:-2, 2:-2].astype(float) for rgb in (sr, hr)]
+    if colour == "y":
+        pixels = [(rgb @ np.array([65.481, 128.553, 24.966]) / 255 + 16)[..., None] for rgb in pixels]
+    return [torch.from_numpy(rgb).permute(2, 0, 1)[None] for rgb in pixels]
+
+
+@pytest.mark.parametrize("colour", ["y", "rgb"])
+def test_scores_are_those_of_scikit_image_pytorch_msssim_and_lpips(
+    colour: str, folder: Path, bicubic: Evaluation, random_vgg: Evaluation
+) -> None:
+    sr, hr = (picture.float() for picture in scored_pixels(folder, colour))
+    line = by_name(bicubic if colour == "y" else random_vgg)["astronaut.png"]
+    exact = [picture.numpy() for picture in scored_pixels(folder, colour)]
+    assert line["psnr"] == pytest.approx(peak_signal_noise_ratio(*exact[::-1], data_range=255), abs=1e-3)
+    assert line["ssim"] == pytest.approx(ssim(sr, hr, data_range=255).item(), abs=1e-5)
+    assert line["ms_ssim"] == pytest.approx(ms_ssim(sr, hr, data_range=255).item(), abs=1e-5)
+    if colour == "rgb":
+        network: lpips.LPIPS = load_perceptual("vgg-random").network
+        with torch.no_grad():
+            distance = network(sr / 255, hr / 255, normalize=True).item()
+        assert line["perceptual"] == pytest.approx(distance, abs=1e-5)
+
+
+def test_the_perceptual_distance_of_luminance_is_that_of_lpips_on_black_0_and_white_1(folder: Path) -> None:
+    one = Listed("small.png", folder / "HR" / "small.png", None)
+    judges = Judges(load_perceptual("vgg-random"), None)
+    comparison = compare_picture(bicubic_upscaler(), one, LITERATURE)
+    sr, hr = (picture.expand(-1, 3, -1, -1) for picture in comparison.cropped())
+    with torch.no_grad():
+        distance = judges.perceptual.network(sr.clamp(0, 1), hr, normalize=True).item()
+    assert judge(comparison, LITERATURE, judges)[0].perceptual == pytest.approx(distance, abs=1e-6)
+
+
+def test_random_weights_are_never_called_lpips_alone_and_every_score_has_their_hash(random_vgg: Evaluation) -> None:
+    weights = load_perceptual("vgg-random").info.weights_sha256
+    for line in json_lines(random_vgg):
+        assert line["perceptual_name"] == "LPIPS (random VGG)"
+        assert line["perceptual_weights_sha256"] == weights
+        assert line["protocol"]["perceptual"] == "vgg-random"
+
+
+def test_without_weights_at_hand_there_is_no_perceptual_score_unless_asked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    found = evaluate_sets(EvaluateConfig(sets=(str(folder),)))
+    assert {line["perceptual_name"] for line in json_lines(found)} == {None}
+    assert found.sets[0].protocol.name == "literature (perceptual=none)"
+
+
+def test_vgg_and_alex_weights_that_are_at_hand_are_used(folder: Path, tmp_path: Path) -> None:
+    vgg, alex = tmp_path / "vgg.safetensors", tmp_path / "alex.safetensors"
+    trunk = load_perceptual("vgg-random").network.net.state_dict()
+    save_file({f"features.{key.split('.', 1)[1]}": value for key, value in trunk.items()}, vgg)
+    torch.manual_seed(0)
+    save_file({f"features.{key}": value for key, value in alexnet(weights=None).features.state_dict().items()}, alex)
+    config = EvaluateConfig(sets=(str(folder),), vgg_weights=str(vgg), alex_weights=str(alex), colour="rgb")
+    line = by_name(evaluate_sets(config))["coffee.png"]
+    assert str(line["perceptual_name"]).startswith("LPIPS (VGG weights ")
+    assert str(line["lpips_alex_name"]).startswith("LPIPS (Alex weights ")
+    assert line["protocol"]["perceptual"] == "vgg"
+    assert 0 < line["lpips_alex"] < 1
+
+
+def test_a_luminance_network_sees_luminance_alone_and_colours_take_the_inputs_chroma() -> None:
+    seen: list[torch.Tensor] = []
+
+    def watched(lr: torch.Tensor) -> torch.Tensor:
+        seen.append(lr)
+        return torch.nn.functional.interpolate(lr, scale_factor=2.0, mode="bicubic", antialias=True)
+
+    lr = synthetic(2, 20, 16)
+    rgb = enlarge(upscaler(watched, 1), lr, changed(LITERATURE, colour="rgb", kernel="pillow"))
+    assert rgb.shape == (1, 3, 32, 40)
+    assert seen[0].shape == (1, 1, 16, 20)
+    assert seen[0][0, 0].numpy() == pytest.approx(lr @ np.array([0.299, 0.587, 0.114]) / 255, abs=1e-6)
+    # Bicubic of luminance and of chroma is bicubic of the colours, up to what is clipped at 0 and 1 on the way.
+    plain = resize_bytes(lr, 40, 32, "pillow").transpose(2, 0, 1)
+    assert (np.abs(rgb[0].numpy() * 255 - plain) <= 1.01).mean() > 0.99
+    y = enlarge(upscaler(watched, 1), lr, changed(LITERATURE, sr_bits="float"))
+    assert y.shape == (1, 1, 32, 40)
+
+
+def test_a_network_of_colours_sees_colours_and_its_luminance_is_scored() -> None:
+    lr = synthetic(2, 20, 16)
+    network = upscaler(doubled, 3)
+    exact = np.repeat(np.repeat(lr, 2, 0), 2, 1)
+    rgb = enlarge(network, lr, changed(LITERATURE, colour="rgb"))
+    assert np.array_equal((rgb[0] * 255).round().permute(1, 2, 0).numpy(), exact)
+    y = enlarge(network, lr, LITERATURE)
+    assert y[0, 0].numpy() == pytest.approx(exact @ np.array([0.299, 0.587, 0.114]) / 255, abs=1e-6)
+    stored = enlarge(network, lr, changed(LITERATURE, y_range="full", y_bits="bytes"))
+    assert np.array_equal((stored[0, 0] * 255).round().numpy(), np.asarray(luminance(Image.fromarray(exact))))
+
+
+def test_a_luminance_networks_picture_is_rounded_as_a_file_of_the_range_keeps_it() -> None:
+    network = upscaler(lambda lr: torch.full((1, 1, 8, 8), 0.5), 1)
+    lr = np.zeros((4, 4, 3), np.uint8)
+    assert enlarge(network, lr, LITERATURE)[0, 0, 0, 0] == pytest.approx((126 - 16) / 219)
+    assert enlarge(network, lr, changed(LITERATURE, sr_bits="float"))[0, 0, 0, 0] == 0.5
+
+
+def test_bicubic_under_limited_luminance_is_imresize(tmp_path: Path) -> None:
+    grey = np.repeat(synthetic(5, 40, 32, 1)[..., None], 3, 2)
+    file = photograph(tmp_path / "grey.png", grey)
+    found = compare_picture(bicubic_upscaler(), Listed("grey.png", file, None), LITERATURE)
+    expected = imresize(imresize(grey[..., 0], 20, 16), 40, 32)
+    assert found.sr[0, 0].numpy() * 255 == pytest.approx(expected, abs=1e-3)
+
+
+def bicubic_upscaler() -> Upscaler:
+    return Upscaler(
+        name="bicubic",
+        scale=2,
+        channels=1,
+        parameters=0,
+        origin="untrained",
+        cost="0",
+        run=build_model("bicubic", 2),
+        device=CPU,
+    )
+
+
+def test_the_border_is_left_out_of_every_score(tmp_path: Path) -> None:
+    picture = synthetic(1, 40, 32)
+    frame = picture.copy()
+    frame[:2] = frame[-2:] = frame[:, :2] = frame[:, -2:] = 0
+    scores = []
+    for name, target in (("plain", picture), ("framed", frame)):
+        one = Listed(name, photograph(tmp_path / "HR" / f"{name}.png", target), None)
+        given = photograph(tmp_path / f"{name}x2.png", picture[::2, ::2])
+        comparison = compare_picture(upscaler(doubled, 3), one._replace(given=given), LITERATURE)
+        scores.append(judge(comparison, LITERATURE, NO_JUDGES)[0])
+        assert comparison.cropped()[1].shape == (1, 1, 28, 36)
+    assert scores[0] == scores[1]
+
+
+def test_a_picture_that_the_border_leaves_nothing_of_is_refused(tmp_path: Path) -> None:
+    one = Listed("tiny.png", photograph(tmp_path / "tiny.png", synthetic(0, 12, 4)), None)
+    with pytest.raises(PictureError, match="nothing of 12 x 4 pixels is left inside a border of 2"):
+        compare_picture(bicubic_upscaler(), one, LITERATURE)
+
+
+@pytest.mark.parametrize("padding", ["in", "out"])
+def test_the_papers_protocol_scores_what_preparing_the_picture_would(padding: str, tmp_path: Path) -> None:
+    file = photograph(tmp_path / "wide.png", synthetic(4, 400, 230))
+    protocol = changed(PAPER, square_px=176, padding=padding)
+    comparison = compare_picture(bicubic_upscaler(), Listed("wide.png", file, None), protocol)
+    (pair,) = make_pairs(file.read_bytes(), Geometry(hr_px=176, fit="pad")).pairs
+    row = PairRow("wide.png", "wide", pair.hr, pair.lr, pair.content_box, "full")
+    judges = load_perceptual("vgg-random")
+    (expected,) = evaluate(build_model("bicubic", 2), [row], judges, device=CPU, precision="float32")
+    scores, _ = judge(comparison, protocol, Judges(judges, None))
+    suffix = "_content" if padding == "out" else ""
+    assert scores.psnr == pytest.approx(getattr(expected, f"psnr{suffix}"), abs=1e-3)
+    assert scores.perceptual == pytest.approx(getattr(expected, f"perceptual{suffix}"), abs=1e-5)
+
+
+def test_a_prepared_set_has_the_scores_that_training_gives_it(small_set: str, tmp_path: Path) -> None:
+    file, model = checkpoint(tmp_path, "espcn")
+    found = evaluate_sets(EvaluateConfig(sets=(small_set,), model=file, perceptual="vgg-random"))
+    rows = PairSet(small_set, "val").rows()
+    expected = evaluate(model, rows, load_perceptual("vgg-random"), device=CPU, precision="float32")
+    ours = found.sets[0]
+    assert [one.image_id for one in ours.pictures] == [one.image_id for one in expected]
+    for name in ("psnr", "ssim", "perceptual"):
+        assert ours.means()[name] == pytest.approx(mean_scores(expected)[name], abs=1e-6)
+    assert ours.protocol.name == "paper (square_px=32, perceptual=vgg-random)"
+
+
+def test_a_prepared_set_knows_its_own_kernel_and_range_and_has_no_colours(bundled_set: str) -> None:
+    found = evaluate_sets(EvaluateConfig(sets=(bundled_set,), protocol="literature", perceptual="none"))
+    own = found.sets[0].protocol
+    assert (own.kernel, own.y_range, own.y_bits, own.border) == ("pillow", "full", "bytes", "scale")
+    with pytest.raises(ValueError, match="holds luminance alone"):
+        evaluate_sets(EvaluateConfig(sets=(bundled_set,), colour="rgb"))
+    with pytest.raises(ValueError, match="was prepared for x2, and the model is for x3"):
+        evaluate_sets(EvaluateConfig(sets=(bundled_set,), scale=3))
+
+
+def test_a_network_of_colours_gets_prepared_luminance_in_all_three() -> None:
+    hr = synthetic(1, 32, 32, 1)
+    row = PairRow("a", "a", hr, hr[::2, ::2].copy(), Box(0, 0, 32, 32), "full")
+    colours, y = (compare_pair(upscaler(doubled, channels), row, PAPER).sr for channels in (3, 1))
+    assert colours == pytest.approx(y.numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_community_checkpoint_is_evaluated_at_an_unknown_cost(suffix: str, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / f"compact{suffix}"
+    state = compact(3).state_dict()
+    torch.save(state, file) if suffix == ".pth" else save_file(state, file)
+    for colour in ("y", "rgb"):
+        line = by_name(
+            evaluate_sets(EvaluateConfig(sets=(str(folder),), model=str(file), colour=colour, perceptual="none"))
+        )["coffee.png"]
+        assert (line["origin"], line["cost"], line["input"]) == ("community", "unknown", "given")
+        assert 3 < line["psnr"] < 40
+
+
+def test_the_papers_square_is_the_largest_multiple_of_the_scale(tmp_path: Path) -> None:
+    photograph(tmp_path / "mine" / "a.png", synthetic(0, 30, 20))
+    found = evaluate_sets(
+        EvaluateConfig(sets=(str(tmp_path / "mine"),), protocol="paper", scale=3, perceptual="none", padding="out")
+    )
+    assert found.sets[0].protocol.square_px == 510
+    assert found.sets[0].scored[0].note == "20 pixels are too few for ms_ssim"
+
+
+def test_sets_by_unlike_protocols_have_no_common_mean(bundled_set: str, folder: Path) -> None:
+    lines = by_name(evaluate_sets(EvaluateConfig(sets=(str(folder), bundled_set), perceptual="none")))
+    assert lines["mean"]["psnr"] is None
+    assert len(lines["mean"]["sets"]) == 2
+
+
+def test_sets_of_one_name_are_told_apart(folder: Path) -> None:
+    found = evaluate_sets(EvaluateConfig(sets=(str(folder), str(folder / "HR")), perceptual="none"))
+    assert [result.name for result in found.sets] == [folder.name, str(folder / "HR")]
+
+
+def test_a_picture_too_large_for_the_device_is_listed() -> None:
+    def full(lr: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(PictureError, match="20 x 16 pixels are too many for the device's memory"):
+        enlarge(upscaler(full, 1), synthetic(2, 20, 16), LITERATURE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"sets": ()}, "--sets takes at least one folder"),
+        ({"self_check": True, "json": "f"}, "--self-check has no scores to write"),
+        ({"inputs": ("a", "b")}, "--inputs takes a folder for each of the 1 sets, got 2"),
+        ({"inputs": ("a",), "remake_inputs": True}, "--inputs contradicts --remake-inputs"),
+        ({"perceptual": "none", "vgg_weights": "f"}, "--vgg-weights contradicts --perceptual none"),
+        ({"perceptual": "none", "alex_weights": "f"}, "--alex-weights contradicts --perceptual none"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        EvaluateConfig(**{"sets": ("here",)} | settings)
+
+
+def test_a_protocol_in_words_names_every_field() -> None:
+    assert in_words(PAPER) == (
+        "paper: luminance (full range, whole bytes), in a square of 512 pixels, padding in, pillow bicubic, "
+        "border cut 0 pixels, SR in full precision, perceptual weights vgg"
+    )
+    different: list[Protocol] = [changed(LITERATURE, colour="rgb"), changed(LITERATURE, border=7), LITERATURE]
+    assert len({in_words(protocol) for protocol in different}) == 3
