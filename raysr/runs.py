@@ -103,6 +103,8 @@ class TrialRow:
     precision: str | None = None
     micro_batch: int | None = None
     """Pairs that each worker took through the network at a time."""
+    threads: int | None = None
+    """CPU threads that each worker computed with."""
     device: str | None = None
     checkpoint: str | None = None
     """Weights below the run's folder."""

@@ -332,6 +332,7 @@ class Trial:
             uncounted_operations=", ".join(self.flops.uncounted) if self.flops else None,
             precision=self.precision,
             micro_batch=self.stepper.micro_batch if self.stepper else None,
+            threads=torch.get_num_threads(),
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             checkpoint=self.files.checkpoint,
         )

@@ -95,7 +95,7 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
     paper = parse("paper")
     assert paper.archs == ("bicubic", "srcnn", "espcn", "inverted_unet3", "inverted_unet4")
     assert (paper.train.batch_size, paper.train.learning_rate, paper.train.patch_px) == (8, 1e-4, None)
-    assert (paper.train.perceptual, paper.train.precision, paper.price) == ("vgg", "float32", "rtx-a5000-runpod")
+    assert (paper.train.perceptual, paper.train.precision, paper.price) == ("vgg", "auto", "rtx-a5000-runpod")
     assert chosen_budget(paper) == Budget(usd=5.20)
 
 

@@ -95,6 +95,12 @@ def test_every_trained_network_spends_the_budget_and_bicubic_nothing(outcome: Ou
     assert (rows["bicubic"].charged_usd, rows["bicubic"].steps) == (0, 0)
 
 
+def test_trial_workers_compute_on_all_the_cores_that_their_share_allows(outcome: Outcome) -> None:
+    mine = outcome.run.info["resources"]["cpus_per_worker"]
+    assert {trial.threads for trial in outcome.run.trials if trial.status == "finished"} == {mine}
+    assert mine >= 2
+
+
 def test_the_rows_carry_every_promised_column(outcome: Outcome) -> None:
     promised = {"arch", "seed", "status", "params", "steps", "epochs", "budget_usd", "charged_usd", "usd_per_epoch"}
     promised |= {"samples_per_s", "perceptual", "perceptual_name", "ms_ssim", "ssim", "psnr", "perceptual_content"}

@@ -426,11 +426,63 @@ def test_a_trial_far_from_its_budget_is_marked_invalid_with_the_reason(make_tria
     assert row.perceptual is not None
 
 
+def test_a_trial_in_parts_ends_where_a_whole_one_does_and_a_resumed_one_keeps_its_parts(
+    make_trial: Callable[..., Trial],
+) -> None:
+    exact = replace(CONFIG, precision="float32")
+    whole, parts = make_trial(train=exact), make_trial(train=replace(exact, micro_batch=1))
+    for trial in (whole, parts):
+        trial.take_steps(2)
+    assert (whole.stepper.micro_batch, parts.stepper.micro_batch) == (2, 1)
+    for name, tensor in weights(whole).items():
+        # Adam makes a whole step of whatever sign a gradient of about 0 has.
+        assert (parts.model.state_dict()[name] - tensor).abs().mean() < 1e-5, name
+    resumed = make_trial(train=exact)
+    resumed.load_state(parts.state())
+    assert resumed.stepper.micro_batch == 1
+    parts.validate()
+    assert (parts.row("finished").micro_batch, parts.row("finished").threads) == (1, torch.get_num_threads())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")  # the tests' own check of shapes
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
+def test_compilation_is_charged_once_and_shown_and_not_again_after_a_resume(make_trial: Callable[..., Trial]) -> None:
+    train = replace(CONFIG, compile="default", precision="float32")
+    trial = make_trial(train=train)
+    seen: list[float] = []
+    trial.meter._clock = clock = Clock()  # only compilation takes time on this clock
+    trial.stepper.warm_up = lambda *pairs, real=trial.stepper.warm_up: (real(*pairs), clock.advance(7))
+    trial.take_steps(1)
+    seen.append(trial.meter.seconds["compile"])
+    trial.take_steps(1)
+    assert seen == [trial.meter.seconds["compile"]] == [7]
+    trial.validate()
+    assert trial.row("finished").seconds["compile"] == 7
+    plain = make_trial(train=replace(train, compile="off"))
+    plain.take_steps(2)
+    for name, tensor in weights(plain).items():
+        assert (trial.model.state_dict()[name] - tensor).abs().mean() < 1e-5, name
+    resumed = make_trial(train=train)
+    resumed.load_state(trial.state())
+    before = dict(resumed.meter.seconds)
+    resumed.take_steps(1)
+    assert resumed.meter.seconds["compile"] == before["compile"] == 7
+
+
 @pytest.mark.parametrize(
-    "bad", [{"learning_rate": 0}, {"batch_size": 0}, {"evaluate_at": (0.5, 1.0)}, {"warmup": 1.0}, {"warmup": -0.1}]
+    "bad",
+    [
+        {"micro_batch": 0},
+        {"learning_rate": 0},
+        {"batch_size": 0},
+        {"evaluate_at": (0.5, 1.0)},
+        {"warmup": 1.0},
+        {"warmup": -0.1},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"must be above 0|between 0 and 1|from 0 to below 1"):
+    with pytest.raises(ValueError, match=r"must be above 0|between 0 and 1|from 0 to below 1|at least one pair"):
         replace(CONFIG, **bad)
 
 

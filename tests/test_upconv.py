@@ -1,0 +1,91 @@
+"""The fused forms are the plain ones: nearest x2, 3x3 convolution, ReLU, and the strided convolution after it."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raysr.models import build_model
+from raysr.models.upconv import overshoot, upsample_conv_relu
+
+SIZES = [(1, 1), (2, 3), (5, 7), (8, 8), (13, 4)]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def convolutions(*, inputs: int, dtype: torch.dtype = torch.float64) -> tuple[nn.Conv2d, nn.Conv2d]:
+    torch.manual_seed(0)
+    return nn.Conv2d(inputs, 6, 3, padding=1).to(dtype), nn.Conv2d(6, 4, 3, stride=2, padding=1).to(dtype)
+
+
+def plain_up(x: Tensor, up: nn.Conv2d) -> Tensor:
+    return nn.functional.relu(up(nn.functional.interpolate(x, scale_factor=2, mode="nearest")))
+
+
+def value_and_gradients(
+    run: Callable[[Tensor], Tensor], x: Tensor, layers: list[nn.Conv2d]
+) -> tuple[Tensor, list[Tensor]]:
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = run(x)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    parameters = [p for layer in layers for p in layer.parameters()]
+    return y.detach(), list(torch.autograd.grad((y * weights).sum(), [x, *parameters]))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("inputs", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_one_transposed_convolution_is_the_upsample_and_its_convolution(
+    size: tuple[int, int], inputs: int, layout: torch.memory_format
+) -> None:
+    up, down = convolutions(inputs=inputs)
+    x = torch.randn(2, inputs, *size, dtype=torch.float64).contiguous(memory_format=layout)
+    pairs = [
+        (lambda x: upsample_conv_relu(x, up), lambda x: plain_up(x, up), [up]),
+        (lambda x: overshoot(x, up, down), lambda x: nn.functional.relu(down(plain_up(x, up))), [up, down]),
+    ]
+    for fused, plain, layers in pairs:
+        (y, gradients), (expected, wanted) = (value_and_gradients(run, x, layers) for run in (fused, plain))
+        assert y.shape == expected.shape
+        assert torch.allclose(y, expected, rtol=0, atol=1e-12)
+        for gradient, right in zip(gradients, wanted, strict=True):
+            assert torch.allclose(gradient, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("arch", ["inverted_unet3", "inverted_unet4"])
+def test_the_fused_network_is_the_plain_one_and_their_checkpoints_interchange(arch: str) -> None:
+    torch.manual_seed(1)
+    fused = build_model(f"{arch}(width=8)", 2).double()
+    plain = build_model(f"{arch}(width=8, fused=False)", 2).double()
+    plain.load_state_dict(fused.state_dict())
+    assert list(plain.state_dict()) == list(fused.state_dict())
+    lr = torch.rand(2, 1, 9, 7, dtype=torch.float64)
+    for model in (fused, plain):
+        (model(lr) - 0.3).square().mean().backward()
+    assert torch.allclose(fused(lr), plain(lr), rtol=0, atol=1e-12)
+    for (name, one), other in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(one.grad, other.grad, rtol=1e-10, atol=1e-12), name
+
+
+def test_in_bfloat16_the_fused_form_is_as_near_the_truth_as_the_plain_one() -> None:
+    torch.manual_seed(2)
+    fused = build_model("inverted_unet3", 2).to(memory_format=torch.channels_last)
+    plain = build_model("inverted_unet3(fused=False)", 2).to(memory_format=torch.channels_last)
+    plain.load_state_dict(fused.state_dict())
+    lr = torch.rand(2, 1, 24, 20)
+    truth = copy.deepcopy(plain).double()(lr.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = [(model(lr).double() - truth).square().mean().sqrt() for model in (fused, plain)]
+    assert errors[0] < 1.5 * errors[1]
+    assert errors[1] < 0.01
+
+
+def test_a_second_gradient_is_refused() -> None:
+    up, _ = convolutions(inputs=1)
+    x = torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(upsample_conv_relu(x, up).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
