@@ -114,20 +114,22 @@ def distance_and_gradient(
     n, c, h, w = sr.shape
     distances = torch.zeros(n, dtype=head.dtype, device=sr.device)
     gradient = torch.empty_like(sr, memory_format=torch.channels_last) if wants_gradient else None
-    rows = max(1, CHUNK_ELEMENTS[sr.device.type] // c)
-    for index in range(n):
-        pixels, targets = (x[index].permute(1, 2, 0).reshape(h * w, c) for x in (sr, hr))
-        out = None if gradient is None else gradient[index].permute(1, 2, 0).view(h * w, c)
+    elements = CHUNK_ELEMENTS[sr.device.type]
+    together, rows = max(1, elements // (c * h * w)), max(1, elements // c)
+    for first in range(0, n, together):
+        some = slice(first, first + together)
+        pixels, targets = (x[some].permute(0, 2, 3, 1).reshape(-1, h * w, c) for x in (sr, hr))
+        out = None if gradient is None else gradient[some].permute(0, 2, 3, 1).view(-1, h * w, c)
         for start in range(0, h * w, rows):
             part = slice(start, start + rows)
-            a, b = pixels[part].to(head.dtype), targets[part].to(head.dtype)
-            length = torch.linalg.vector_norm(a, dim=1, keepdim=True)
+            a, b = pixels[:, part].to(head.dtype), targets[:, part].to(head.dtype)
+            length = torch.linalg.vector_norm(a, dim=2, keepdim=True)
             scaled = length + EPSILON
             a = a / scaled
-            difference = a - b / (torch.linalg.vector_norm(b, dim=1, keepdim=True) + EPSILON)
+            difference = a - b / (torch.linalg.vector_norm(b, dim=2, keepdim=True) + EPSILON)
             weighted = difference * head
-            distances[index] += torch.dot(weighted.flatten(), difference.flatten())
+            distances[some] += torch.linalg.vecdot(weighted.flatten(1), difference.flatten(1))
             if out is not None:
-                along = (a * weighted).sum(1, keepdim=True) * (scaled / length.clamp_min(EPSILON))
-                out[part] = weighted.sub_(a.mul_(along)).mul_((2 / (h * w)) / scaled)
+                along = (a * weighted).sum(2, keepdim=True) * (scaled / length.clamp_min(EPSILON))
+                out[:, part] = weighted.sub_(a.mul_(along)).mul_((2 / (h * w)) / scaled)
     return distances / (h * w), gradient
