@@ -1,4 +1,4 @@
-"""The data road against the plain way: preparing against a bare Pillow loop, reading against decoding every epoch.
+"""Preparing photographs against a bare Pillow loop.
 
     python benchmarks/prepare.py --photographs FOLDER --copies 6
 
@@ -15,20 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import ray
-import torch
 import tyro
 from PIL import Image
 
-from raysr.batches import TrainingBatches
 from raysr.cluster import start_ray
-from raysr.cost import Budget, Price
 from raysr.images import Geometry
 from raysr.pairs import PairSet
 from raysr.prepare import Advance, PrepareConfig, prepare
 from raysr.sources import find_photographs
-from raysr.spec import TrainConfig, TrialSpec
-from raysr.trial import Trial
-from raysr.world import World
 
 
 @dataclass(frozen=True)
@@ -82,28 +76,6 @@ def prepared_per_second(source: Path, out: Path, geometry: Geometry, cpus: int) 
     return whole, (marks[-1][1] - first[1]) / (marks[-1][0] - first[0])
 
 
-def read_per_second(location: str) -> float:
-    """Pairs a second in the shuffled order of training, in batches of 8, for at least 5 seconds."""
-    batches = TrainingBatches(PairSet(location, "train"), batch_size=8, seed=0)
-    step, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 5:
-        batches.batch(step)
-        step += 1
-    return 8 * step / (time.perf_counter() - start)
-
-
-def stall_share(location: str, run: str, train: TrainConfig, steps: int) -> float:
-    """Of what ESPCN's steps are charged, what is waiting for data."""
-    price = Price(usd_per_hour=1, source="any", date="2026-11-24")
-    budget = Budget(gpu_seconds=1e6)
-    spec = TrialSpec(arch="espcn", seed=0, data=location, run=run, budget=budget, price=price, train=train)
-    trial = Trial(spec, World(device=torch.device("cpu")))
-    trial.take_steps(3)
-    waited, charged = trial.meter.seconds["stall"], trial.meter.charged_seconds
-    trial.take_steps(steps)
-    return (trial.meter.seconds["stall"] - waited) / (trial.meter.charged_seconds - charged)
-
-
 def main() -> None:
     config = tyro.cli(Config)
     geometry = Geometry(hr_px=config.hr_px, fit="pad")
@@ -131,17 +103,6 @@ def main() -> None:
         assert all(np.array_equal(bare(path, config.hr_px), by_id[f"train/{path.name}"].hr) for path in paths)
         errors = np.array([np.abs(row.hr.astype(int) - by_id[row.image_id].hr) for row in sets["fast"]])
         print(f"\n--fast-jpeg differs by {errors.mean():.2f} of 255 on the mean, {errors.max()} at most")
-        tiles = str(root / "tiles")
-        start_ray()
-        prepare(PrepareConfig(source=str(root / "source"), out=tiles, geometry=replace(geometry, fit="tiles")))
-        ray.shutdown()
-        for name in ("set1", "tiles"):
-            pairs = read_per_second(str(root / name))
-            print(f"reading {name}: {pairs:,.0f} pairs/s, {pairs / loop:.0f} times the bare loop")
-        for patch_px, batch_size, steps in ((32, 4, 200), (None, 2, 5)):
-            train = TrainConfig(perceptual="vgg-random", patch_px=patch_px, batch_size=batch_size)
-            share = stall_share(tiles, str(root / "run"), train, steps)
-            print(f"ESPCN, patch {patch_px}, batch {batch_size}: waits {share:.2%} of its paid time")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""Memory of a training step: the plain way, ours, and ours one pair at a time, against what was estimated before.
+
+python benchmarks/memory.py
+python benchmarks/memory.py --archs inverted_unet4 --batch-size 8 --lr-px 256 --micro 1 --no-plain --rounds 1
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import tyro
+from race import Way, device, difference, machine, race, synchronise
+from train_step import Config as StepConfig
+from train_step import answer, network, pairs, plain
+
+from raysr.losses import load_perceptual
+from raysr.memory import estimate_step, keep_freed_memory
+from raysr.models import build_model
+from raysr.perceptual import PerceptualLoss
+from raysr.precision import Precision, memory_format
+from raysr.step import Stepper
+
+
+@dataclass(frozen=True)
+class Config:
+    archs: tuple[str, ...] = ("inverted_unet3", "espcn")
+    batch_size: int = 4
+    lr_px: int = 96
+    micro: tuple[int, ...] = (4, 1)
+    """Pairs at a time."""
+    precision: Precision = "bfloat16"
+    plain: bool = True
+    """Race the plain way too, which needs far more."""
+    rounds: int = 3
+
+
+def ours(config: StepConfig, arch: str, precision: Precision, micro_batch: int) -> Callable[[], np.ndarray]:
+    keep_freed_memory()
+    layout = memory_format(precision)
+    model, (lr, hr) = network(arch, fused=True).to(memory_format=layout), pairs(config, layout)
+    loss = PerceptualLoss(load_perceptual("vgg-random"), precision).to(device())
+    optimizer = torch.optim.Adam(model.parameters(), 0.0, fused=True)
+    stepper = Stepper(model, loss, optimizer, device=device(), precision=precision, micro_batch=micro_batch)
+
+    def run() -> np.ndarray:
+        seen = stepper.step(lr, hr)
+        synchronise()
+        return answer(seen.loss, model)
+
+    return run
+
+
+def main() -> None:
+    config = tyro.cli(Config)
+    step = StepConfig(batch_size=config.batch_size, lr_px=config.lr_px)
+    print(f"batch {config.batch_size}, {config.lr_px} -> {2 * config.lr_px}, {config.precision}, {machine()}\n")
+    print("| network | way | peak MB | estimated MB | s / step |\n|---|---|---|---|---|")
+    for arch in config.archs:
+        ways: dict[str, Way] = {"plain": (plain, (step, arch, config.precision))} if config.plain else {}
+        for micro in config.micro:
+            ways[f"ours, {micro} at a time"] = (ours, (step, arch, config.precision, micro))
+        laps = race(ways, rounds=config.rounds, warm_up=1)
+        loss = PerceptualLoss(load_perceptual("vgg-random"), config.precision)
+        need = estimate_step(build_model(arch, 2), loss, 2 * config.lr_px, 2, config.precision)
+        (first, *_) = laps.values()
+        for name, lap in laps.items():
+            off = difference(lap.answer, first.answer)
+            assert off < 0.15, (arch, name, off)  # bfloat16 gradients of the same step, summed otherwise
+            estimate = "" if name == "plain" else f"{(need.fixed + int(name.split()[1]) * need.pair) / 1e6:,.0f}"
+            print(f"| {arch} | {name} | {lap.peak_mb:,.0f} | {estimate} | {lap.seconds:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
