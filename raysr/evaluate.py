@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import nn
 
 from raysr.losses import Perceptual
-from raysr.metrics import score, score_content
+from raysr.metrics import score_batch, score_content
 from raysr.pairs import PairRow, to_tensor
 from raysr.precision import Precision, autocast
 
@@ -49,10 +49,20 @@ TIMED_RUNS = 7
 """Runs of which `inference_ms` is the median."""
 
 
+EVALUATED_PX = {"cpu": 1, "cuda": 2**22}
+"""Target pixels that are validated together, or one picture; a CPU gains nothing from more than one."""
+
+
 def upscale(model: nn.Module, row: PairRow, device: torch.device, precision: Precision) -> torch.Tensor:
     """The network's picture for one pair: [1, 1, H, W], float32, clamped to [0, 1]."""
+    return _upscale_batch(model, [row], device, precision)
+
+
+def _upscale_batch(
+    model: nn.Module, rows: Sequence[PairRow], device: torch.device, precision: Precision
+) -> torch.Tensor:
     with torch.no_grad(), autocast(precision, device):
-        return model(to_tensor([row.lr], row.y_range).to(device)).float().clamp(0, 1)
+        return model(to_tensor([row.lr for row in rows], rows[0].y_range).to(device)).float().clamp(0, 1)
 
 
 def evaluate(
@@ -64,30 +74,48 @@ def evaluate(
     precision: Precision,
     alex: Perceptual | None = None,
 ) -> list[ImageScore]:
-    """Score `model` on each pair, one at a time, the network in `precision` and the metrics in float32."""
+    """Score `model` on each pair of one set, several at a time on a GPU: the network in `precision`, metrics in
+    float32."""
     was_training = model.training
     model.eval()
-    scores = [_score_row(model, row, perceptual, alex, device, precision) for row in rows]
+    scores: list[ImageScore] = []
+    waiting: list[PairRow] = []
+    for row in rows:
+        waiting.append(row)
+        if (len(waiting) + 1) * row.hr.size > EVALUATED_PX[device.type]:
+            scores += _score_rows(model, waiting, perceptual, alex, device, precision)
+            waiting = []
+    if waiting:
+        scores += _score_rows(model, waiting, perceptual, alex, device, precision)
     model.train(was_training)
     return scores
 
 
-def _score_row(
+def _score_rows(
     model: nn.Module,
-    row: PairRow,
+    rows: Sequence[PairRow],
     perceptual: Perceptual,
     alex: Perceptual | None,
     device: torch.device,
     precision: Precision,
-) -> ImageScore:
-    sr, hr = upscale(model, row, device, precision), to_tensor([row.hr], row.y_range).to(device)
-    whole = score(sr, hr, perceptual, alex, row.y_range)
-    if row.content_box == (0, 0, hr.shape[-1], hr.shape[-2]):
-        content, note = whole, None if whole.ms_ssim is not None else f"{hr.shape[-1]} pixels are too few for ms_ssim"
-    else:
-        content, note = score_content(sr, hr, row.content_box, perceptual, alex, row.y_range)
-    inside = {f"{name}_content": value for name, value in asdict(content).items()}
-    return ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(whole), **inside, note=note)
+) -> list[ImageScore]:
+    y_range = rows[0].y_range
+    sr, hr = _upscale_batch(model, rows, device, precision), to_tensor([row.hr for row in rows], y_range).to(device)
+    scores: list[ImageScore] = []
+    for index, whole in enumerate(score_batch(sr, hr, perceptual, alex, y_range)):
+        row, one = rows[index], slice(index, index + 1)
+        if row.content_box == (0, 0, hr.shape[-1], hr.shape[-2]):
+            content, note = (
+                whole,
+                None if whole.ms_ssim is not None else f"{hr.shape[-1]} pixels are too few for ms_ssim",
+            )
+        else:
+            content, note = score_content(sr[one], hr[one], row.content_box, perceptual, alex, y_range)
+        inside = {f"{name}_content": value for name, value in asdict(content).items()}
+        scores.append(
+            ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(whole), **inside, note=note)
+        )
+    return scores
 
 
 def inference_ms(

@@ -66,7 +66,19 @@ def score(
     alex: Perceptual | None = None,
     y_range: YRange = "full",
 ) -> Scores:
-    """Every score of one picture, luminance or RGB, in float32; `sr` is clamped to [0, 1] first, and not rounded.
+    """Every score of one picture, as `score_batch` has them."""
+    (only,) = score_batch(sr, hr, perceptual, alex, y_range)
+    return only
+
+
+def score_batch(
+    sr: Float[Tensor, "n c h w"],
+    hr: Float[Tensor, "n c h w"],
+    perceptual: Perceptual | None,
+    alex: Perceptual | None = None,
+    y_range: YRange = "full",
+) -> list[Scores]:
+    """Every score of each picture, luminance or RGB, in float32; `sr` is clamped to [0, 1] first, and not rounded.
 
     Black is 0 and white is 1 for the networks that judge. With a `y_range` of limited, PSNR and the two SSIM see black
     as 16/255 and white as 235/255, as in the literature, which makes PSNR 1.32 dB higher.
@@ -75,20 +87,24 @@ def score(
         sr, hr = sr.float().clamp(0, 1), hr.float()
         side = min(hr.shape[-2:])
         sr_y, hr_y = (on_scale_of(picture, y_range) for picture in (sr, hr))
-        return Scores(
-            perceptual=_distance(perceptual, sr, hr) if side >= PERCEPTUAL_MIN_PX else None,
-            ms_ssim=ms_ssim(sr_y, hr_y).item() if side >= MS_SSIM_MIN_PX else None,
-            ssim=ssim(sr_y, hr_y).item() if side >= SSIM_MIN_PX else None,
-            psnr=psnr(sr_y, hr_y).item(),
-            lpips_alex=_distance(alex, sr, hr) if side >= ALEX_MIN_PX else None,
+        columns = (
+            _distances(perceptual, sr, hr) if side >= PERCEPTUAL_MIN_PX else None,
+            ms_ssim(sr_y, hr_y) if side >= MS_SSIM_MIN_PX else None,
+            ssim(sr_y, hr_y) if side >= SSIM_MIN_PX else None,
+            psnr(sr_y, hr_y),
+            _distances(alex, sr, hr) if side >= ALEX_MIN_PX else None,
         )
+        values = [[None] * len(sr) if column is None else column.tolist() for column in columns]
+    return [Scores(*row) for row in zip(*values, strict=True)]
 
 
-def _distance(judge: Perceptual | None, sr: Float[Tensor, "1 c h w"], hr: Float[Tensor, "1 c h w"]) -> float | None:
+def _distances(
+    judge: Perceptual | None, sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]
+) -> Float[Tensor, " n"] | None:
     if judge is None:
         return None
     # LPIPS takes colours as they are, in [-1, 1]; only luminance is copied to three channels.
-    return (judge(sr, hr) if sr.shape[1] == 1 else judge.network(sr * 2 - 1, hr * 2 - 1)).item()
+    return judge(sr, hr) if sr.shape[1] == 1 else judge.network(sr * 2 - 1, hr * 2 - 1).flatten()
 
 
 def score_content(

@@ -5,7 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from raysr.evaluate import MEAN_NAMES, TIMED_RUNS, ImageScore, evaluate, inference_ms, mean_scores, to_uint8, upscale
+from raysr.evaluate import (
+    EVALUATED_PX,
+    MEAN_NAMES,
+    TIMED_RUNS,
+    ImageScore,
+    evaluate,
+    inference_ms,
+    mean_scores,
+    to_uint8,
+    upscale,
+)
 from raysr.images import Box
 from raysr.losses import Perceptual, load_perceptual
 from raysr.models import build_model
@@ -41,6 +51,24 @@ def test_content_is_scored_apart_from_its_bars(perceptual: Perceptual) -> None:
     (score,) = evaluate(build_model("bicubic", 2), [row], perceptual, device=CPU, precision="float32")
     assert score.psnr == pytest.approx(score.psnr_content + 10 * np.log10(2), abs=0.5)  # half of the square is right
     assert "content is 32 pixels" in str(score.note)
+
+
+def test_pictures_that_are_scored_together_have_the_scores_of_each_alone(
+    rows: list[PairRow], perceptual: Perceptual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred = rows[1]._replace(content_box=Box(0, 10, 96, 80))
+    mixed = [rows[0], barred, *rows[2:]]
+    seen: list[int] = []
+    model = build_model("espcn", 2)
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    alone = evaluate(model, mixed, perceptual, device=CPU, precision="float32")
+    monkeypatch.setitem(EVALUATED_PX, "cpu", 3 * rows[0].hr.size)
+    together = evaluate(model, mixed, perceptual, device=CPU, precision="float32")
+    assert seen == [1, 1, 1, 1, 3, 1]
+    for one, other in zip(alone, together, strict=True):
+        assert (one.image_id, one.note) == (other.image_id, other.note)
+        for name in ("perceptual", "ssim", "psnr", "perceptual_content", "psnr_content"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4), name
 
 
 def test_the_network_is_left_as_it_was(rows: list[PairRow], perceptual: Perceptual) -> None:
