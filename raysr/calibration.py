@@ -42,7 +42,10 @@ def conditions(spec: TrialSpec, device: str, resources: Mapping[str, Any]) -> di
         "patch_px": train.patch_px,
         "batch_size": train.batch_size,
         "precision": train.precision,
+        "loss": train.loss,
         "perceptual": train.perceptual,
+        "micro_batch": train.micro_batch,
+        "compile": train.compile,
         "charged": list(spec.charged),
     }
 

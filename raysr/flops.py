@@ -72,13 +72,13 @@ def count_step(
     return StepFlops(float(alone.get_total_flops()), float(whole.get_total_flops()), free)
 
 
-def count_arch(model: nn.Module, perceptual: nn.Module, hr_px: int, scale: int) -> StepFlops:
+def count_arch(model: nn.Module, perceptual: nn.Module, hr_px: int, scale: int, *, least_px: int = 1) -> StepFlops:
     """Count one step on a square of `hr_px` target pixels.
 
     A larger square than COUNTED_PX is counted at that size and scaled by area, which is exact for convolutions: at 512
     pixels the real arithmetic would take minutes and tens of GB on a CPU.
     """
-    px = hr_px if hr_px <= COUNTED_PX * scale else COUNTED_PX * scale
+    px = min(hr_px, scale * max(COUNTED_PX, -(-least_px // scale)))
     found = count_step(model, perceptual, torch.zeros(1, 1, px // scale, px // scale), torch.zeros(1, 1, px, px))
     area = (hr_px / px) ** 2
     return StepFlops(found.network * area, found.total * area, found.uncounted)

@@ -21,8 +21,8 @@ _NEVER = 2**31 - 1
 FREE_SHARE = 0.8
 """Share of the free memory that a step may take by estimate: allocators leave holes, and libraries need some too."""
 
-ESTIMATED_PX = (16, 32)
-"""Sides of the two inputs that memory is estimated from."""
+ESTIMATED_PX = 16
+"""Side of the smaller of the two inputs that memory is estimated from, or what the loss needs; the other's is twice."""
 
 
 def keep_freed_memory() -> bool:
@@ -68,7 +68,9 @@ class StepBytes:
         return max(1, min(most, int((FREE_SHARE * free - self.fixed) / self.pair)))
 
 
-def estimate_step(model: nn.Module, loss: nn.Module, hr_px: int, scale: int, precision: Precision) -> StepBytes:
+def estimate_step(
+    model: nn.Module, loss: nn.Module, hr_px: int, scale: int, precision: Precision, *, least_px: int = 1
+) -> StepBytes:
     """What a step on squares of `hr_px` target pixels keeps for its backward pass, and twice the largest part of that.
 
     Counted for two small squares on a copy on the CPU, and continued in a straight line over their area: convolutions
@@ -77,8 +79,9 @@ def estimate_step(model: nn.Module, loss: nn.Module, hr_px: int, scale: int, pre
     cpu = torch.device("cpu")
     network, judge = (copy.deepcopy(module).to(cpu) for module in (model, loss))
     layout: Any = memory_format(precision)
+    first = max(ESTIMATED_PX, -(-least_px // scale))
     (small, few), (large, many) = (
-        ((px * scale) ** 2, _kept_bytes(network, judge, px, scale, precision, layout)) for px in ESTIMATED_PX
+        ((px * scale) ** 2, _kept_bytes(network, judge, px, scale, precision, layout)) for px in (first, 2 * first)
     )
     each = (many - few) / (large - small)
     return StepBytes(fixed=max(0.0, few - each * small), pair=each * hr_px**2)

@@ -14,8 +14,8 @@ from raysr.cost import CHARGED, Budget, Price, Segment, StepCost
 from raysr.flops import StepFlops, count_arch
 from raysr.losses import Perceptual, PerceptualWeights
 from raysr.models import build_model, count_parameters, file_name
+from raysr.objective import Objective, parse_loss
 from raysr.pairs import PairSet
-from raysr.perceptual import PerceptualLoss
 from raysr.precision import resolve_precision
 from raysr.step import CompileMode, Stepper, choose_micro_batch, compiled
 from raysr.world import World
@@ -40,8 +40,11 @@ class TrainConfig:
     """Pairs a step, over all workers of a trial."""
     patch_px: int | None = None
     """Train on random crops of so many target pixels, flipped and turned; None for whole squares."""
+    loss: str = "lpips"
+    """What is minimised: lpips (the paper's), l1, mse, charbonnier, ms_ssim, or a sum such as 0.8*lpips+0.2*l1."""
     perceptual: PerceptualWeights = "vgg"
-    """Weights of the loss. vgg: torchvision's pretrained VGG16. vgg-random: a seeded random one, needs no network."""
+    """Weights of LPIPS, which every network is judged by. vgg: torchvision's pretrained VGG16. vgg-random: a seeded
+    random one, needs no network."""
     vgg_weights: str | None = None
     """File with the pretrained VGG16 (.pth or .safetensors); None: torch's cache, or a download."""
     alex_weights: str | None = None
@@ -65,6 +68,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf or self.batch_size < 1:
             raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
+        parse_loss(self.loss)
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"--micro-batch takes at least one pair, got {self.micro_batch}")
         if not 0 <= self.warmup < 1:
@@ -119,7 +123,8 @@ def count_flops(spec: TrialSpec, batches: TrainingBatches, perceptual: Perceptua
     geometry = batches.pairs.geometry
     with torch.random.fork_rng(devices=[]):
         model = build_model(spec.arch, geometry.scale)
-    return count_arch(model, PerceptualLoss(perceptual), spec.train.patch_px or geometry.hr_px, geometry.scale)
+    loss, px = Objective(spec.train.loss, perceptual, "float32"), spec.train.patch_px or geometry.hr_px
+    return count_arch(model, loss, px, geometry.scale, least_px=loss.least_px)
 
 
 def open_sets(spec: TrialSpec) -> tuple[PairSet, PairSet]:
@@ -152,7 +157,7 @@ def open_batches(spec: TrialSpec, pairs: PairSet, world: World) -> TrainingBatch
 def open_stepper(
     spec: TrialSpec,
     model: nn.Module,
-    loss: nn.Module,
+    loss: Objective,
     batches: TrainingBatches,
     world: World,
     wrap: Callable[[nn.Module], nn.Module],
@@ -172,6 +177,7 @@ def open_stepper(
         scale=geometry.scale,
         precision=precision,
         device=world.device,
+        least_px=loss.least_px,
     )
     return Stepper(
         wrap(compiled(model, config.compile)),

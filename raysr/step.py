@@ -111,11 +111,12 @@ def choose_micro_batch(
     scale: int,
     precision: Precision,
     device: torch.device,
+    least_px: int = 1,
 ) -> int:
     """How many of the `share` pairs that this process has of a batch go through the network at a time.
 
     `wanted` where it is given, else as many as the free memory of `device` allows by estimate (squares of `px` target
-    pixels). Raises ValueError where batch normalisation would see another batch.
+    pixels; `loss` needs at least `least_px`). Raises ValueError where batch normalisation would see another batch.
     """
     whole = any(isinstance(module, _BatchNorm) for module in model.modules())
     if whole and wanted is not None and wanted < share:
@@ -124,7 +125,8 @@ def choose_micro_batch(
         )
     if whole or (wanted is not None):
         return share if whole else min(share, int(wanted or share))
-    return estimate_step(model, loss, px, scale, precision).pairs(free_bytes(device), share)
+    need = estimate_step(model, loss, px, scale, precision, least_px=least_px)
+    return need.pairs(free_bytes(device), share)
 
 
 def is_constant(pictures: Tensor) -> Tensor:

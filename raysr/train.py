@@ -20,6 +20,7 @@ from raysr.cost import PAPER_BUDGET, Budget
 from raysr.evaluate import inference_ms, to_uint8, upscale
 from raysr.losses import load_perceptual, perceptual_infos
 from raysr.models import build_model, find_architecture
+from raysr.objective import smallest_side
 from raysr.pairs import PairSet, to_tensor
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, Progress, ProgressDisplay
@@ -205,12 +206,13 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
     ValueError.
     """
     first = specs[0]
-    side = first.train.patch_px or MIN_SIDE_PX
-    if side < MIN_SIDE_PX:
-        raise ValueError(
-            f"--patch-px {side} is too small: the loss halves its side four times, give {MIN_SIDE_PX} or more"
-        )
     pairs, val = PairSet(first.data, "train"), PairSet(first.data, "val")
+    side, least = first.train.patch_px or pairs.geometry.hr_px, smallest_side(first.train.loss)
+    if side < least:
+        raise ValueError(
+            f"{'--patch-px' if first.train.patch_px else 'hr_px'} {side} is too small for --loss {first.train.loss}, "
+            f"which needs squares of {least} pixels"
+        )
     config = first.train
     batches = TrainingBatches(pairs, batch_size=config.batch_size, seed=0, world_size=workers, patch_px=config.patch_px)
     perceptual = load_perceptual(config.perceptual, config.vgg_weights) if first.budget.flops is not None else None

@@ -18,7 +18,7 @@ from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
 from raysr.memory import keep_freed_memory
 from raysr.models import build_model, count_parameters
-from raysr.perceptual import PerceptualLoss
+from raysr.objective import Objective
 from raysr.precision import Precision, memory_format, resolve_precision
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
@@ -79,7 +79,7 @@ class Trial:
             self.alex = self.alex.to(self.device) if self.alex is not None else None
             self.stepper: Stepper | None = None
             if self.trainable:
-                loss = PerceptualLoss(self.perceptual, self.precision).to(self.device)
+                loss = Objective(config.loss, self.perceptual, self.precision).to(self.device)
                 self.stepper = open_stepper(spec, self.model, loss, self.batches, world, wrap)
             self._compiled = spec.train.compile == "off"
         self.step = 0

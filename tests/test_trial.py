@@ -14,7 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raysr.cost import DEFAULT_PRICE, Budget, StepCost
 from raysr.evaluate import MEAN_NAMES, to_uint8, upscale
+from raysr.flops import count_arch
+from raysr.losses import load_perceptual
+from raysr.memory import estimate_step
 from raysr.models import build_model
+from raysr.objective import Objective
 from raysr.pairs import PairSet
 from raysr.progress import Progress
 from raysr.runs import TrialFiles, unfinished_row
@@ -517,3 +521,24 @@ def test_two_workers_train_one_network_and_both_are_paid(small_set: str, tmp_pat
     # Validation is shared out: both pictures are in rank 0's scores.
     images = TrialFiles(str(run), "espcn", 0).read_images()
     assert [(score["step"], score["image_id"]) for score in images[-2:]] == [(6, "02.png"), (6, "04.png")]
+
+
+@pytest.mark.parametrize("loss", ["l1", "0.8*lpips+0.2*charbonnier"])
+def test_another_loss_is_minimised_and_the_network_is_judged_as_ever(
+    loss: str, make_trial: Callable[..., Trial]
+) -> None:
+    trial = make_trial(train=replace(CONFIG, loss=loss), budget=Budget(samples=24))
+    row = run_trial(trial, SILENT)
+    assert (row.status, row.steps, row.perceptual_name) == ("finished", 12, "LPIPS (random VGG)")
+    assert trial.curve[-1].loss is not None
+    assert trial.curve[-1].loss < trial.curve[1].loss
+    assert row.psnr > trial.curve[0].psnr
+
+
+def test_a_loss_that_needs_larger_squares_is_counted_on_them(make_trial: Callable[..., Trial]) -> None:
+    with pytest.raises(ValueError, match=r"unknown loss 'ssim'.*did you mean 'ms_ssim'"):
+        replace(CONFIG, loss="ssim")
+    loss = Objective("ms_ssim", load_perceptual("vgg-random"), "float32")
+    model = build_model("espcn", 2)
+    assert count_arch(model, loss, 512, 2, least_px=loss.least_px).total > 0
+    assert estimate_step(model, loss, 512, 2, "float32", least_px=loss.least_px).pair > 0
