@@ -480,6 +480,25 @@ def is_live_after_20_steps(arch: str, seed: int, learning_rate: float, loss: nn.
     return bool(sr.std() > 1e-4) and bool((sr > 0).float().mean() > 0.5)
 
 
+def test_the_options_of_the_inverted_unet_look_further_and_begin_as_bicubic() -> None:
+    lr = torch.rand(1, 1, 24, 24)
+    reach: dict[str, int] = {}
+    for arch in ("inverted_unet3", "inverted_unet3(blocks=2)"):
+        model, x = seeded(arch).double(), lr.double().requires_grad_()
+        model(x)[0, 0, 24, 24].backward()
+        assert x.grad is not None
+        reach[arch] = int((x.grad[0, 0] != 0).any(0).sum())
+    assert reach["inverted_unet3"] <= 5
+    assert 5 + 2 * 4 <= reach["inverted_unet3(blocks=2)"] <= 5 + 2 * 5
+    skip = seeded("inverted_unet3(skip=True)")
+    for parameter in list(skip.parameters())[-2:]:
+        nn.init.zeros_(parameter)
+    assert torch.equal(skip(lr), build_model("bicubic", 2)(lr))
+    assert count_parameters(skip) == PARAMETERS["inverted_unet3"]
+    with pytest.raises(ValueError, match="takes at least 0 blocks, got -1"):
+        build_model("inverted_unet3(blocks=-1)", 2)
+
+
 @pytest.mark.parametrize("learning_rate", [1e-4, 1e-3])
 def test_the_inverted_unet_is_alive_after_20_steps(learning_rate: float) -> None:
     loss = load_perceptual("vgg-random")

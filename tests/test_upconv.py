@@ -53,11 +53,12 @@ def test_one_transposed_convolution_is_the_upsample_and_its_convolution(
             assert torch.allclose(gradient, right, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("options", ["", ", skip=True", ", blocks=2", ", skip=True, blocks=1"])
 @pytest.mark.parametrize("arch", ["inverted_unet3", "inverted_unet4"])
-def test_the_fused_network_is_the_plain_one_and_their_checkpoints_interchange(arch: str) -> None:
+def test_the_fused_network_is_the_plain_one_and_their_checkpoints_interchange(arch: str, options: str) -> None:
     torch.manual_seed(1)
-    fused = build_model(f"{arch}(width=8)", 2).double()
-    plain = build_model(f"{arch}(width=8, fused=False)", 2).double()
+    fused = build_model(f"{arch}(width=8{options})", 2).double()
+    plain = build_model(f"{arch}(width=8{options}, fused=False)", 2).double()
     plain.load_state_dict(fused.state_dict())
     assert list(plain.state_dict()) == list(fused.state_dict())
     lr = torch.rand(2, 1, 9, 7, dtype=torch.float64)

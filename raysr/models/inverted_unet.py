@@ -3,6 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from raysr.models.bicubic import bicubic_upscale
+from raysr.models.layers import Residual, conv
 from raysr.models.upconv import overshoot, upsample_conv_relu
 
 OUTPUT_BIAS = 0.4
@@ -17,42 +19,54 @@ class InvertedUNet(nn.Module):
 
     With the paper's `width` of 64 filters, three upsamples come back to x2 through 32 and 16 (the paper); four through
     32, 16 and 16 (its future work). `layers` is that definition; with `fused` each upsample, its convolution and ReLU
-    run as one transposed convolution with the same weights, which gives the same picture and gradients for less. Raises
-    ValueError for another `ups`, a width that is no positive multiple of 4, or a scale other than 2.
+    run as one transposed convolution with the same weights, which gives the same picture and gradients for less.
+
+    Two options are not the paper's. `skip` adds what the network gives to bicubic interpolation, as VDSR does, and has
+    no ReLU at its end, so that it learns what bicubic lacks. `blocks` residual blocks of EDSR's kind come first, at the
+    low resolution, where they see further for less: the plain network sees about 5x5 input pixels.
+
+    Raises ValueError for another `ups`, a width that is no positive multiple of 4, fewer than 0 blocks, or a scale
+    other than 2.
     """
 
-    def __init__(self, scale: int, ups: int = 3, width: int = 64, fused: bool = True) -> None:
+    def __init__(
+        self, scale: int, ups: int = 3, width: int = 64, skip: bool = False, blocks: int = 0, fused: bool = True
+    ) -> None:
         super().__init__()
-        self.ups, self.fused = ups, fused
         if ups not in NARROWER or scale != 2:
             raise ValueError(f"the Inverted U-Net is defined for 3 or 4 ups at scale 2, got ups={ups}, scale={scale}")
         if width < 4 or width % 4:
             raise ValueError(f"the Inverted U-Net's width must be a positive multiple of 4, got {width}")
+        if blocks < 0:
+            raise ValueError(f"the Inverted U-Net takes at least 0 blocks, got {blocks}")
+        self.ups, self.skip, self.fused = ups, skip, fused
+        channels = width if blocks else 1
+        residual = [Residual(conv(width, width), nn.ReLU(), conv(width, width)) for _ in range(blocks)]
+        self.low = nn.Sequential(conv(1, width), *residual) if blocks else nn.Identity()
         layers: list[nn.Module] = []
-        channels = 1
         for _ in range(ups):
-            layers += [
-                nn.Upsample(scale_factor=2, mode="nearest"),
-                nn.Conv2d(channels, width, 3, padding=1),
-                nn.ReLU(inplace=True),
-            ]
+            up = nn.Upsample(scale_factor=2, mode="nearest")
+            layers += [up, conv(channels, width), nn.ReLU(inplace=True)]
             channels = width
         for narrower in NARROWER[ups]:
             layers += [nn.Conv2d(channels, width // narrower, 3, stride=2, padding=1), nn.ReLU(inplace=True)]
             channels = width // narrower
-        output = nn.Conv2d(channels, 1, 3, padding=1)
+        output = conv(channels, 1)
         # The one departure from the paper: all six convolutions end in ReLU (Algorithm 1), the last one too, so a
         # seed whose output starts all zero has no gradient and never learns. Start in the middle of the range.
-        nn.init.constant_(output.bias, OUTPUT_BIAS)  # pyright: ignore[reportArgumentType]
-        self.layers = nn.Sequential(*layers, output, nn.ReLU())
+        nn.init.constant_(output.bias, 0.0 if skip else OUTPUT_BIAS)  # pyright: ignore[reportArgumentType]
+        self.layers = nn.Sequential(*layers, output, nn.Identity() if skip else nn.ReLU())
 
     def forward(self, lr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 H W"]:
-        """Enlarge `lr`; the result is never negative."""
+        """Enlarge `lr`; without `skip` the result is never negative."""
+        sr = self._up_and_down(self.low(lr))
+        return bicubic_upscale(lr, 2) + sr if self.skip else sr
+
+    def _up_and_down(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 H W"]:
         if not self.fused:
-            return self.layers(lr)
+            return self.layers(x)
         down = 3 * self.ups
         *ups, last = (_conv(layer) for layer in self.layers[1:down:3])
-        x = lr
         for up in ups:
             x = upsample_conv_relu(x, up)
         return self.layers[down + 2 :](overshoot(x, last, _conv(self.layers[down])))
