@@ -19,6 +19,7 @@ from raysr.losses import load_perceptual
 from raysr.models import MODELS, build_model, count_parameters, file_name, find_architecture
 from raysr.models.edsr import MDSR
 from raysr.models.inverted_unet import InvertedUNet
+from raysr.perceptual import PerceptualLoss
 
 OWN = """
 from torch import nn
@@ -501,7 +502,7 @@ def test_the_options_of_the_inverted_unet_look_further_and_begin_as_bicubic() ->
 
 @pytest.mark.parametrize("learning_rate", [1e-4, 1e-3])
 def test_the_inverted_unet_is_alive_after_20_steps(learning_rate: float) -> None:
-    loss = load_perceptual("vgg-random")
+    loss = PerceptualLoss(load_perceptual("vgg-random"))
     assert [is_live_after_20_steps("inverted_unet3", seed, learning_rate, loss) for seed in range(4)] == [True] * 4
 
 
@@ -509,7 +510,7 @@ def test_the_inverted_unet_is_alive_after_20_steps(learning_rate: float) -> None
 @pytest.mark.parametrize("learning_rate", [1e-4, 1e-3])
 @pytest.mark.parametrize("arch", ["inverted_unet3", "inverted_unet4"])
 def test_fifty_seeds_of_both_inverted_unets_are_alive_after_20_steps(arch: str, learning_rate: float) -> None:
-    loss = load_perceptual("vgg-random")
+    loss = PerceptualLoss(load_perceptual("vgg-random"))
     assert [seed for seed in range(50) if not is_live_after_20_steps(arch, seed, learning_rate, loss)] == []
 
 
@@ -517,7 +518,7 @@ def test_fifty_seeds_of_both_inverted_unets_are_alive_after_20_steps(arch: str, 
 def test_without_its_start_in_the_middle_the_last_relu_kills_some_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap is real: the same 50 seeds with a last bias of 0 do not all live."""
     monkeypatch.setattr("raysr.models.inverted_unet.OUTPUT_BIAS", 0.0)
-    loss = load_perceptual("vgg-random")
+    loss = PerceptualLoss(load_perceptual("vgg-random"))
     dead = [seed for seed in range(50) if not is_live_after_20_steps("inverted_unet3", seed, 1e-4, loss)]
     assert dead
 
