@@ -234,7 +234,7 @@ class Trial:
         self.model.load_state_dict(state["model"])
         if self.stepper is not None:
             self.stepper.optimizer.load_state_dict(state["optimizer"])
-            self.stepper.micro_batch = state["micro_batch"]
+            self.stepper.micro_batch = state.get("micro_batch", self.stepper.micro_batch)
         self.step = state["step"]
         self._kept = state["meter"]["seconds"]
         self.meter.load_state(state["meter"])
