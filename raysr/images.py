@@ -162,7 +162,7 @@ def _notes(image: Image.Image) -> tuple[str, ...]:
 
 
 def _is_cut(image: Image.Image) -> bool:
-    """Whether Pillow, which has no mode for 16 bits of colour or with alpha, will take each sample's high byte alone."""
+    """Whether Pillow, without a mode for 16 bits of colour or with alpha, will take each sample's high byte alone."""
     tiles = getattr(image, "tile", ()) if image.format in ("PNG", "TIFF") else ()
     return any(";16" in str(tile[3]) for tile in tiles)
 

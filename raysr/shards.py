@@ -173,6 +173,8 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
     def read(photo: Photograph) -> tuple[bytes, str | None]:
         if photo.image_id in task.dropped:
             return b"", task.dropped[photo.image_id]
+        if photo.problem is not None:
+            return b"", photo.problem
         try:
             return storage.read_bytes(photo.location), None
         except OSError as error:
