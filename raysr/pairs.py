@@ -61,7 +61,7 @@ class PairSet:
         """(shard, row group, rows) of every group of pairs, in the order of the manifest."""
         for shard in self.manifest.shards:
             if shard.name.startswith(f"{split}-"):
-                _check(location, shard, verify=verify)
+                check_shard(location, shard, verify=verify)
                 self.groups += [(shard.name, group, rows) for group, rows in enumerate(shard.groups)]
         if len(self) != self.manifest.pairs[split]:
             raise ManifestError(
@@ -128,7 +128,8 @@ def _open(location: str, shard: str) -> pq.ParquetFile:
     return pq.ParquetFile(path, filesystem=store, memory_map="://" not in location)
 
 
-def _check(location: str, shard: Shard, *, verify: bool) -> None:
+def check_shard(location: str, shard: Shard, *, verify: bool) -> None:
+    """Raise ManifestError, naming the shard, when it is missing, cut, or (where `verify`) changed."""
     file = storage.join(location, shard.name)
     try:
         found = storage.size(file)
