@@ -155,6 +155,11 @@ def last_line(location: str) -> str | None:
 
 def children(location: str) -> list[str]:
     """Names of the files and folders in a folder, sorted; none where there is no folder."""
+    if "://" not in location:
+        try:
+            return sorted(os.listdir(absolute(location)))  # pyarrow stops at a name that is not UTF-8
+        except FileNotFoundError:
+            return []
     store, path = filesystem(location)
     found = store.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(entry.base_name for entry in found)
