@@ -157,7 +157,9 @@ def children(location: str) -> list[str]:
     """Names of the files and folders in a folder, sorted; none where there is no folder."""
     if "://" not in location:
         try:
-            return sorted(os.listdir(absolute(location)))  # pyarrow stops at a name that is not UTF-8
+            return sorted(
+                path.name for path in Path(absolute(location)).iterdir()
+            )  # pyarrow stops at a name that is not UTF-8
         except FileNotFoundError:
             return []
     store, path = filesystem(location)
