@@ -25,12 +25,14 @@ class PrepareConfig:
     (./df2k is a folder of that name); or bundled, the photographs in the scikit-image wheel. A folder with train/ and
     val/ (or valid/) inside is split by them."""
     out: str | None = None
-    """Folder for the Parquet shards and manifest.json; s3://BUCKET/FOLDER works too."""
+    """Folder for the Parquet shards and manifest.json, empty or new; s3://BUCKET/FOLDER works too. A finished set in it
+    is checked, and mended where it is damaged."""
     describe: str | None = None
     """Print what the set in this folder holds and check every hash; alone, without --source."""
     geometry: Geometry = field(default_factory=Geometry)
     val: str | None = None
-    """Another folder, whose photographs validate; or a .txt file that lists those of --source that do, a line each."""
+    """Another folder, whose photographs validate; or a .txt file (UTF-8) that lists those of --source that do, a line
+    each."""
     val_share: float = 0.1
     """Share of the photographs that validate, for a folder without splits of its own."""
     seed: int = 0
@@ -42,7 +44,7 @@ class PrepareConfig:
     cache: str = "~/.cache/raysr"
     """Where df2k and bsds500 are downloaded and unpacked to. On a cluster: s3://BUCKET/FOLDER or the like."""
     archives: str | None = None
-    """Folder of archives of theirs that you have already."""
+    """Folder that has all of their archives: none is downloaded then."""
     mirror: str | None = None
     """Address to download archives from instead of their public homes: MIRROR/NAME."""
 
