@@ -9,7 +9,8 @@ from raysr.archives import ArchiveError
 from raysr.cli import fail
 from raysr.describe import check_set, summary
 from raysr.manifest import ManifestError
-from raysr.prepare import PrepareConfig, PrepareDisplay, prepare
+from raysr.prepare import PrepareError, prepare
+from raysr.preparing import PrepareConfig, PrepareDisplay
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
         else:
             with PrepareDisplay(console) as display:
                 manifest = prepare(config, display.update, display.fetched)
-    except (ValueError, OSError, ManifestError, ArchiveError) as error:
+    except (ValueError, OSError, ManifestError, ArchiveError, PrepareError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("stopped; give the same command again and it goes on from here", code=130)

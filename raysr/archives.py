@@ -20,6 +20,7 @@ from typing import IO
 import requests
 
 from raysr import storage
+from raysr.catalogue import ARCHIVES, Archive
 
 FRUITLESS_TRIES = 5
 """Connections in a row that bring nothing, after which a download is given up."""
@@ -35,69 +36,6 @@ MAX_MEMBER_BYTES = 1 << 30
 class ArchiveError(RuntimeError):
     """An archive that cannot be had, is not what it should be, or would write where it must not."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Archive:
-    """A published archive of photographs."""
-
-    name: str
-    url: str
-    size: int | None = None
-    """Bytes, where published."""
-    sha256: str | None = None
-    md5: str | None = None
-    members: str
-    """Pattern of the files in it that are photographs of the set."""
-    folder: str
-    """Where they go in the set."""
-    count: int
-    """How many there are."""
-
-
-_DIV2K = "http://data.vision.ee.ethz.ch/cvl/DIV2K"
-
-ARCHIVES: dict[str, tuple[Archive, ...]] = {
-    "df2k": (
-        Archive(
-            name="DIV2K_valid_HR.zip",
-            url=f"{_DIV2K}/DIV2K_valid_HR.zip",
-            size=448_993_893,
-            sha256="20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",
-            members="DIV2K_valid_HR/*.png",
-            folder="val/DIV2K_valid_HR",
-            count=100,
-        ),
-        Archive(
-            name="DIV2K_train_HR.zip",
-            url=f"{_DIV2K}/DIV2K_train_HR.zip",
-            size=3_530_603_713,
-            sha256="9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
-            members="DIV2K_train_HR/*.png",
-            folder="train/DIV2K_train_HR",
-            count=800,
-        ),
-        Archive(
-            name="Flickr2K.tar",
-            url="https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar",
-            md5="5d3f39443d5e9489bff8963f8f26cb03",
-            members="Flickr2K/Flickr2K_HR/*.png",
-            folder="train/Flickr2K_HR",
-            count=2650,
-        ),
-    ),
-    # Its home publishes no hash: gzip's own checksum and the number of photographs vouch for it.
-    "bsds500": tuple(
-        Archive(
-            name="BSR_bsds500.tgz",
-            url="http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
-            members=f"BSR/BSDS500/data/images/{split}/*.jpg",
-            folder=split,
-            count=count,
-        )
-        for split, count in (("train", 200), ("val", 100))
-    ),
-}
-"""Sets by name: DF2K as in the paper's Figure 1, and BSDS500, which it tried first (its test photographs left out)."""
 
 OnFetch = Callable[[str, int, int | None], None]
 """Called with the name of an archive, the bytes that are there, and of how many where that is known."""
@@ -116,19 +54,19 @@ def fetch_set(
     `archives` is a folder of archives that are there already: taken by their names, checked, never changed. `mirror`
     replaces the public homes. What was interrupted goes on; an archive of our own is removed when it is unpacked.
 
-    Raises ArchiveError for what cannot be had or is not right, OSError for a disk without room.
+    Raises ArchiveError for what cannot be had or is not right, OSError for a disk without room and for an archive that
+    `archives` does not have.
     """
     folder = storage.join(storage.absolute(cache), name)
     wanted = [archive for archive in ARCHIVES[name] if not storage.exists(_marker(folder, archive))]
     downloads = Path(tempfile.gettempdir(), "raysr-archives") if "://" in folder else Path(folder).parent
+    mine = _mine(wanted, archives)
+    _check_room_for_all(name, wanted, downloads, mirror, remote="://" in folder, mine=mine)
     for index, archive in enumerate(wanted):
-        own = Path(archives).expanduser() / archive.name if archives is not None else None
-        if own is not None and own.is_file():
-            path = own
-        else:
-            path = downloads / archive.name
-            if not path.exists():
-                _download(archive, path, mirror, on_fetch)
+        own = mine.get(archive.name)
+        path = own or downloads / archive.name
+        if own is None and not path.exists():
+            _download(archive, path, mirror, on_fetch)
         _check(archive, path, ours=path is not own)
         _unpack(archive, path, folder)
         needed_later = any(later.name == archive.name for later in wanted[index + 1 :])
@@ -137,13 +75,59 @@ def fetch_set(
     return folder
 
 
+def _mine(wanted: list[Archive], archives: str | None) -> dict[str, Path]:
+    """Where the user has each archive; none where no folder is named."""
+    if archives is None:
+        return {}
+    folder = Path(archives).expanduser()
+    if not folder.is_dir():
+        raise NotADirectoryError(f"--archives {archives}: no such folder")
+    mine = {archive.name: folder / archive.name for archive in wanted}
+    for path in mine.values():
+        if not path.is_file():
+            raise FileNotFoundError(f"--archives {archives} has no {path}: put it there, or leave out --archives")
+    return mine
+
+
+def _check_room_for_all(
+    name: str, wanted: list[Archive], downloads: Path, mirror: str | None, *, remote: bool, mine: dict[str, Path]
+) -> None:
+    """Add up, before the first byte, what the downloads and the photographs in them will take at their worst.
+
+    An archive is taken to hold as many bytes of photographs as it has itself; each is removed when it is unpacked.
+    """
+    held = worst = 0
+    for archive in {archive.name: archive for archive in wanted if archive.name not in mine}.values():
+        path = downloads / archive.name
+        there = next((one.stat().st_size for one in (path, path.with_name(f"{path.name}.part")) if one.exists()), 0)
+        size = archive.size or _size(archive, mirror)
+        worst = max(worst, held + max(0, size - there) + (0 if remote else size))
+        held += 0 if remote else size
+    if worst:
+        downloads.mkdir(parents=True, exist_ok=True)
+        _check_room(downloads, worst, f"download and unpack {name}")
+
+
+def _url(archive: Archive, mirror: str | None) -> str:
+    return archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.name}"
+
+
+def _size(archive: Archive, mirror: str | None) -> int:
+    """Bytes of an archive by its server's word; 0 where it does not say, and the download itself will look again."""
+    try:
+        answer = requests.head(_url(archive, mirror), allow_redirects=True, timeout=10)
+    except requests.RequestException:
+        return 0
+    return int(answer.headers.get("Content-Length", 0)) if answer.ok else 0
+
+
 def _marker(folder: str, archive: Archive) -> str:
     return storage.join(folder, f".{archive.folder.replace('/', '-')}.json")
 
 
 def _download(archive: Archive, path: Path, mirror: str | None, on_fetch: OnFetch) -> None:
     """Download to PATH.part, from where an earlier try ended, and give it its name when every byte is there."""
-    url = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.name}"
+    url = _url(archive, mirror)
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     part.touch()

@@ -1,6 +1,5 @@
 """Batches for training, a pure function of (seed, step, rank, world size): streamed from the shards, or held."""
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from raysr.images import Box, YRange
-from raysr.pairs import Group, PairSet, to_unit
+from raysr.pairs import Group, PairSet, rank_runs, to_unit
 
 WINDOW_ROWS = 512
 """Rows that are shuffled together: the pairs that a training process holds in memory."""
@@ -49,33 +48,28 @@ class Batch(NamedTuple):
         return lr, hr
 
 
-def epoch_order(group_rows: list[int], *, seed: int, epoch: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+def epoch_order(
+    group_rows: list[int], *, seed: int, epoch: int, rank: int, world_size: int
+) -> Int32[np.ndarray, "n 2"]:
     """This rank's pairs of one epoch, as (row group, row in it): a pure function of its arguments.
 
     Each rank has an equal run of the stored rows, so that it reads its own shards alone. It shuffles its row groups,
     lays them end to end and shuffles that in windows of WINDOW_ROWS, so that few groups are open at a time. Up to
     `world_size` - 1 pairs are left out of an epoch, others in each, and no pair comes twice in one, on any rank.
     """
-    mine: dict[int, list[tuple[int, int]]] = {}
-    for group, row in _rank_rows(group_rows, rank, world_size):
-        mine.setdefault(group, []).append((group, row))
+    mine = rank_runs(group_rows, rank, world_size)
     groups = np.random.default_rng([_ORDER, seed, epoch]).permutation(sorted(mine))
-    everything = [pair for group in groups for pair in mine[int(group)]]
-    share = sum(group_rows) // world_size
+    order = np.empty((sum(map(len, mine.values())), 2), np.int32)
+    end = 0
+    for group in map(int, groups):
+        start, end = end, end + len(mine[group])
+        order[start:end, 0] = group
+        order[start:end, 1] = mine[group]
     rng = np.random.default_rng([_ORDER, seed, epoch, 1 + rank])
-    order: list[tuple[int, int]] = []
-    for start in range(0, len(everything), WINDOW_ROWS):
-        window = everything[start : start + WINDOW_ROWS]
-        order += [window[i] for i in rng.permutation(len(window))]
-    return order[:share]
-
-
-def _rank_rows(group_rows: list[int], rank: int, world_size: int) -> list[tuple[int, int]]:
-    """A rank's run of all stored rows, as (row group, row in it)."""
-    total = sum(group_rows)
-    first, last = total * rank // world_size, total * (rank + 1) // world_size
-    everything = ((group, row) for group, rows in enumerate(group_rows) for row in range(rows))
-    return list(itertools.islice(everything, first, last))
+    for start in range(0, len(order), WINDOW_ROWS):
+        window = order[start : start + WINDOW_ROWS]
+        order[start : start + WINDOW_ROWS] = window[rng.permutation(len(window))]
+    return order[: sum(group_rows) // world_size]
 
 
 class TrainingBatches:
@@ -114,7 +108,7 @@ class TrainingBatches:
         self.steps_per_epoch = len(pairs) // world_size // (batch_size // world_size)
         if self.steps_per_epoch == 0:
             raise ValueError(f"{pairs.location} has {len(pairs)} training pairs, fewer than a batch of {batch_size}")
-        self._order: tuple[int, list[tuple[int, int]]] = (-1, [])
+        self._order: tuple[int, Int32[np.ndarray, "n 2"]] = (-1, np.empty((0, 2), np.int32))
         self._groups: OrderedDict[int, Group] = OrderedDict()
         self._max_rows = WINDOW_ROWS + 2 * max(rows for _, _, rows in pairs.groups)
         self._held = None if hold_on is None else self._hold(hold_on, must=not hold_if_it_fits)
@@ -132,7 +126,7 @@ class TrainingBatches:
             order = epoch_order(rows, seed=self.seed, epoch=epoch, rank=self.rank, world_size=self.world_size)
             self._order = (epoch, order)
         share = self.batch_size // self.world_size
-        chosen = self._order[1][position * share : (position + 1) * share]
+        chosen = self._order[1][position * share : (position + 1) * share].tolist()
         rng = np.random.default_rng([_AUGMENT, self.seed, step, self.rank])
         lr, hr = zip(*(self._example(group, row, rng) for group, row in chosen), strict=True)
         return Batch(_stack(lr), _stack(hr))
@@ -140,7 +134,7 @@ class TrainingBatches:
     def _hold(self, device: torch.device, *, must: bool) -> dict[int, Held] | None:
         """This rank's row groups, on the device; None where they do not fit and need not."""
         rows = [rows for _, _, rows in self.pairs.groups]
-        mine = {group for group, _ in _rank_rows(rows, self.rank, self.world_size)}
+        mine = rank_runs(rows, self.rank, self.world_size)
         geometry = self.pairs.geometry
         needed = sum(rows[group] for group in mine) * (geometry.hr_px**2 + geometry.lr_px**2)
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -8,6 +8,8 @@ from typing import NoReturn, TypeVar
 import tyro
 from rich.console import Console
 
+from raysr.storage import printable
+
 T = TypeVar("T")
 
 
@@ -36,5 +38,6 @@ def make_console() -> Console:
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Print `message` to standard error and end the program."""
-    print(f"error: {message}", file=sys.stderr)
+    shown = "\n".join(map(printable, message.split("\n")))
+    print(f"error: {shown}", file=sys.stderr)
     raise SystemExit(code)

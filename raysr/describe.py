@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 from raysr import storage
 from raysr.images import Pair
-from raysr.manifest import Manifest, ManifestError, content_digest, pair_digest
+from raysr.manifest import MANIFEST, Manifest, ManifestError, content_digest, pair_digest
 from raysr.pairs import PairSet
 from raysr.sources import Split
+
+LISTED = 20
+"""Lines of a kind that a summary shows at most."""
 
 
 def check_set(location: str) -> Manifest:
@@ -45,12 +48,25 @@ def summary(manifest: Manifest) -> list[str]:
     lines.append(f"{len(manifest.shards)} shards, {size:,} bytes; content sha256 {manifest.content_sha256}")
     lines += [f"{count:,} photographs: {note}" for note, count in manifest.notes.items()]
     if manifest.passed_over:
-        others = ", ".join(f"{count:,} {suffix}" for suffix, count in manifest.passed_over.items())
-        lines.append(f"passed over, no pictures by their names: {others}")
-    lines += [f"refused {refusal.image_id}: {refusal.reason}" for refusal in manifest.refused]
-    lines += [
-        f"near-duplicates: {one.train} trains and {one.val} validates ({one.bits} of 144 bits differ); "
-        "--drop-near-duplicates leaves it out"
-        for one in manifest.near_duplicates
-    ]
-    return lines
+        others = ", ".join(f"{count:,} {what}" for what, count in manifest.passed_over.items())
+        lines.append(f"files passed over: {others}")
+    lines += _first(
+        f"{len(manifest.refused):,} photographs refused",
+        [f"refused {refusal.image_id}: {refusal.reason}" for refusal in manifest.refused],
+    )
+    lines += _first(
+        f"{len(manifest.near_duplicates):,} near-duplicates; --drop-near-duplicates leaves them out",
+        [
+            f"near-duplicates: {one.train} trains and {one.val} validates ({one.bits} of 144 bits differ)"
+            for one in manifest.near_duplicates
+        ],
+    )
+    return [storage.printable(line) for line in lines]
+
+
+def _first(what: str, lines: list[str]) -> list[str]:
+    """How many there are, and some of them."""
+    if not lines:
+        return []
+    most = f" ({MANIFEST} lists all; the first {LISTED}:)" if len(lines) > LISTED else ""
+    return [what + most, *lines[:LISTED]]

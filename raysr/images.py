@@ -112,7 +112,10 @@ def decode(data: bytes, fast_for_px: int | None = None, fit: str | None = None) 
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":
                 raise PictureError(f"animated or multi-page ({frames} frames)")
-            notes, size = _notes(image), image.size
+            clear = image.info.get("transparency")
+            if _is_cut(image) and isinstance(clear, tuple):
+                image.info["transparency"] = tuple(sample >> 8 for sample in clear)  # cut as the samples are
+            notes, size = _notes(image), image.size  # loads a PNG, to look for EXIF at its end
             if fast_for_px is not None and image.mode in ("L", "RGB"):
                 within = {"pad": max(size), "crop": min(size)}.get(fit or "")
                 ratio = 1.0 if within is None else min(1.0, 2 * fast_for_px / within)
@@ -151,10 +154,17 @@ def _notes(image: Image.Image) -> tuple[str, ...]:
     known = {
         "alpha laid on black": image.has_transparency_data,
         "16 bits rounded to 8": image.mode.startswith("I"),
+        "16 bits cut to 8": not image.mode.startswith("I") and _is_cut(image),
         "CMYK turned into RGB": image.mode == "CMYK",
         "turned upright": image.getexif().get(ORIENTATION, 1) in range(2, 9),
     }
     return tuple(note for note, true in known.items() if true)
+
+
+def _is_cut(image: Image.Image) -> bool:
+    """Whether Pillow, without a mode for 16 bits of colour or with alpha, will take each sample's high byte alone."""
+    tiles = getattr(image, "tile", ()) if image.format in ("PNG", "TIFF") else ()
+    return any(";16" in str(tile[3]) for tile in tiles)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -164,7 +174,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         samples = np.asarray(image).astype(np.int64)
         if samples.min() < 0 or samples.max() > 65535:
             raise PictureError(f"samples from {samples.min()} to {samples.max()}, expected 8 or 16 bits")
-        return Image.fromarray(((samples + 128) // 257).astype(np.uint8))
+        clear = image.info.get("transparency")
+        rounded = (samples + 128) // 257
+        return Image.fromarray((rounded if clear is None else np.where(samples == clear, 0, rounded)).astype(np.uint8))
     if image.mode == "F":
         raise PictureError("floating-point samples, expected 8 or 16 bits")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:

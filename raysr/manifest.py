@@ -11,7 +11,7 @@ from raysr import storage
 from raysr.duplicates import NearDuplicate
 from raysr.images import Geometry, Pair
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 
 SCHEMA = pa.schema(
@@ -37,6 +37,10 @@ class ManifestError(RuntimeError):
     """A prepared set that is missing, damaged, or not what its manifest says."""
 
 
+class OtherVersionError(ManifestError):
+    """A set that another raysr made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One Parquet file of a set."""
@@ -55,6 +59,8 @@ class Refusal:
 
     image_id: str
     reason: str
+    dropped: bool
+    """Whether it was left out for the sake of the validation set: it can be opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,8 @@ class Manifest:
     geometry: Geometry
     request: dict[str, Any]
     """What was asked for: source, splits, seed and how strictly."""
+    source_digest: str | None
+    """Over the names, splits, sizes and times of change of the photographs; None for a set that was downloaded."""
     shards: tuple[Shard, ...]
     content_sha256: str
     """Over all pairs, whatever their order and their distribution over shards."""
@@ -78,7 +86,7 @@ class Manifest:
     notes: dict[str, int]
     """What was changed on opening, with the number of photographs."""
     passed_over: dict[str, int]
-    """Files of the source that are no pictures by their names: how many of each suffix."""
+    """Files of the source that were left alone: how many of each suffix that is no picture's, and beside the splits."""
 
     @property
     def source(self) -> str:
@@ -105,7 +113,7 @@ class Manifest:
             raise ManifestError(f"{file} is damaged (it holds {loaded!r:.40}, not an object): prepare the set again")
         raw: dict[str, Any] = loaded
         if raw.get("schema_version") != SCHEMA_VERSION:
-            raise ManifestError(
+            raise OtherVersionError(
                 f"{file} has schema version {raw.get('schema_version')!r}, but this raysr reads {SCHEMA_VERSION}: "
                 "prepare the set again"
             )

@@ -61,7 +61,7 @@ class PairSet:
         """(shard, row group, rows) of every group of pairs, in the order of the manifest."""
         for shard in self.manifest.shards:
             if shard.name.startswith(f"{split}-"):
-                _check(location, shard, verify=verify)
+                check_shard(location, shard, verify=verify)
                 self.groups += [(shard.name, group, rows) for group, rows in enumerate(shard.groups)]
         if len(self) != self.manifest.pairs[split]:
             raise ManifestError(
@@ -118,9 +118,23 @@ class PairSet:
         return [PairRow(*row, y_range) for row in zip(image_ids, photographs, hr, lr, boxes, strict=True)]
 
     def rows(self, rank: int = 0, world_size: int = 1) -> list[PairRow]:
-        """Every `world_size`-th pair from `rank` on, in stored order: a rank's share of a validation."""
-        everything = (row for index in range(len(self.groups)) for row in self.read_group(index))
-        return [row for i, row in enumerate(everything) if i % world_size == rank]
+        """A rank's run of all pairs, in stored order: its share of a validation. It reads no other row groups."""
+        runs = rank_runs([rows for _, _, rows in self.groups], rank, world_size)
+        return [row for group, mine in runs.items() for row in self.read_group(group)[mine.start : mine.stop]]
+
+
+def rank_runs(group_rows: list[int], rank: int, world_size: int) -> dict[int, range]:
+    """A rank's run of all stored rows: the rows of each of its row groups."""
+    total = sum(group_rows)
+    first, last = total * rank // world_size, total * (rank + 1) // world_size
+    runs: dict[int, range] = {}
+    before = 0
+    for group, rows in enumerate(group_rows):
+        low, high = max(first - before, 0), min(last - before, rows)
+        if low < high:
+            runs[group] = range(low, high)
+        before += rows
+    return runs
 
 
 def _open(location: str, shard: str) -> pq.ParquetFile:
@@ -128,7 +142,8 @@ def _open(location: str, shard: str) -> pq.ParquetFile:
     return pq.ParquetFile(path, filesystem=store, memory_map="://" not in location)
 
 
-def _check(location: str, shard: Shard, *, verify: bool) -> None:
+def check_shard(location: str, shard: Shard, *, verify: bool) -> None:
+    """Raise ManifestError, naming the shard, when it is missing, cut, or (where `verify`) changed."""
     file = storage.join(location, shard.name)
     try:
         found = storage.size(file)

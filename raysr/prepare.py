@@ -1,130 +1,51 @@
 """Prepare pairs with Ray Data: photographs in, checksummed Parquet shards and a manifest out."""
 
 import errno
-import time
+import re
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import ray.data
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import ray.exceptions
 
 from raysr import storage
-from raysr.archives import ARCHIVES, OnFetch, fetch_set
+from raysr.archives import OnFetch, fetch_set
+from raysr.catalogue import ARCHIVES
 from raysr.cluster import start_ray
-from raysr.duplicates import NearDuplicate, near_duplicates
+from raysr.duplicates import NearDuplicate
 from raysr.images import Geometry
-from raysr.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Refusal, content_digest
-from raysr.shards import UNFINISHED, PhotographFacts, ShardFacts, Task, write_shard
+from raysr.leaks import find_leaks
+from raysr.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Manifest,
+    ManifestError,
+    OtherVersionError,
+    Refusal,
+    Shard,
+    content_digest,
+)
+from raysr.pairs import check_shard
+from raysr.preparing import Advance, PrepareConfig
+from raysr.shards import UNFINISHED, ShardFacts, Task, write_shard
 from raysr.sheet import CONTACT_SHEET, write_contact_sheet
 from raysr.sources import Photograph, Source, Split, find_photographs
 
 PHOTOGRAPHS_PER_SHARD = 16
-LINE_S = 10.0
+OURS = re.compile(r"(train|val)-\d{5,}\.parquet")
+"""Names of shards."""
+
+BEGUN = "begun"
+"""In UNFINISHED from the first moment: says that a folder without a manifest is a set in the making."""
+
+NO_OSERROR = -1
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """Turn photographs into luminance pairs."""
-
-    source: str | None = None
-    """A folder of pictures, searched recursively, on a disk, s3:// or gs://; df2k or bsds500, which are downloaded
-    (./df2k is a folder of that name); or bundled, the photographs in the scikit-image wheel. A folder with train/ and
-    val/ (or valid/) inside is split by them."""
-    out: str | None = None
-    """Folder for the Parquet shards and manifest.json; s3://BUCKET/FOLDER works too."""
-    describe: str | None = None
-    """Print what the set in this folder holds and check every hash; alone, without --source."""
-    geometry: Geometry = field(default_factory=Geometry)
-    val: str | None = None
-    """Another folder, whose photographs validate; or a .txt file that lists those of --source that do, a line each."""
-    val_share: float = 0.1
-    """Share of the photographs that validate, for a folder without splits of its own."""
-    seed: int = 0
-    """Draws the photographs that validate."""
-    strict: bool = False
-    """Stop at the first photograph that cannot be used."""
-    drop_near_duplicates: bool = False
-    """Leave out training photographs that look like one that validates; otherwise they are only told of."""
-    cache: str = "~/.cache/raysr"
-    """Where df2k and bsds500 are downloaded and unpacked to. On a cluster: s3://BUCKET/FOLDER or the like."""
-    archives: str | None = None
-    """Folder of archives of theirs that you have already."""
-    mirror: str | None = None
-    """Address to download archives from instead of their public homes: MIRROR/NAME."""
-
-    def __post_init__(self) -> None:
-        if self.describe is not None and (self.source is not None or self.out is not None):
-            raise ValueError("--describe stands alone: it takes neither --source nor --out")
-        if self.describe is None and (self.source is None or self.out is None):
-            raise ValueError("give --source and --out, or --describe alone")
-
-
-@dataclass(frozen=True)
-class Advance:
-    """How far a preparation is."""
-
-    done: int
-    """Photographs, refused ones too."""
-    total: int
-    pairs: int
-    refused: int
-    nodes: int
-    """Machines of the cluster that had a part in it."""
-
-
-class PrepareDisplay:
-    """A progress bar with photographs a second and the time left; lines every LINE_S seconds where it is no terminal.
-
-    A shard's photographs are counted when it is written.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._bar = Progress(
-            TextColumn("photographs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[news]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None, news="")
-        self._begun: tuple[float, int] | None = None
-        self._printed = time.monotonic()
-
-    def __enter__(self) -> "PrepareDisplay":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def fetched(self, name: str, done: int, total: int | None) -> None:
-        """Show how far a download is."""
-        of = f" of {total / 1e6:,.0f}" if total else ""
-        self._bar.update(self._task, news=f"{name}: {done / 1e6:,.0f}{of} MB")
-        if not self.console.is_terminal and time.monotonic() - self._printed > LINE_S:
-            self._printed = time.monotonic()
-            self.console.print(f"{name}: {done / 1e6:,.0f}{of} MB", highlight=False)
-
-    def update(self, advance: Advance) -> None:
-        """Show how far it is."""
-        now = time.monotonic()
-        begun, before = self._begun = self._begun or (now, advance.done)
-        speed = (advance.done - before) / (now - begun) if now > begun else 0.0
-        news = f"{speed:.1f}/s, {advance.pairs:,} pairs, {advance.refused:,} refused"
-        news += f", on {advance.nodes} nodes" * (advance.nodes > 1)
-        self._bar.update(self._task, completed=advance.done, total=advance.total, news=news)
-        if not self.console.is_terminal and now - self._printed > LINE_S:
-            self._printed = now
-            left = f", {(advance.total - advance.done) / speed:.0f} s left" if speed else ""
-            line = f"{advance.done:,} of {advance.total:,} photographs, {news}{left}"
-            self.console.print(line, soft_wrap=True, highlight=False)
+class PrepareError(RuntimeError):
+    """A worker failed in a way that is nobody's file's fault."""
 
 
 def prepare(
@@ -134,30 +55,29 @@ def prepare(
 ) -> Manifest:
     """Prepare the set and return its manifest; `on_advance` is called as shards are finished.
 
-    A run that was killed goes on with the same `config`; a finished one is left alone. A picture that cannot be used is
-    listed in the manifest with its reason.
+    A run that was killed goes on with the same `config`. Of a finished set every shard is checked, and what is missing
+    or damaged written anew. A picture that cannot be used is listed in the manifest with its reason.
 
-    Raises FileExistsError when `out` holds a set that was asked for differently, ValueError when no pair is left in a
-    split or, where `config.strict`, a picture cannot be used, ArchiveError for a download that fails, and OSError for
-    what cannot be read or written.
+    Raises FileExistsError when `out` holds something else, a set that was asked for differently or one whose source
+    has changed; ValueError when no pair is left in a split or, where `config.strict`, a picture cannot be used;
+    ArchiveError for a download that fails, OSError for what cannot be read or written, and PrepareError for what should
+    not happen.
     """
     assert config.source is not None and config.out is not None  # noqa: PT018, S101
     out = storage.absolute(config.out)
+    config.check_apart()
     geometry = config.geometry
     if geometry.fit is None:
         geometry = replace(geometry, fit="tiles" if config.source == "bundled" else "pad")
-    if storage.exists(storage.join(out, MANIFEST)):
-        return _finished(config, geometry, out)
-    folder = config.source
-    if folder in ARCHIVES:
-        folder = fetch_set(
-            folder, cache=config.cache, archives=config.archives, mirror=config.mirror, on_fetch=on_fetch
-        )
-    source = find_photographs(folder, val=config.val, val_share=config.val_share, seed=config.seed)
+    there = _read_manifest(config, out)
+    if there is not None:
+        return _finished(config, geometry, out, there, on_advance, on_fetch)
+    source = _find(config, on_fetch)
+    _claim(config, out)
     start_ray()
     tasks = _plan(source)
     results = _write_all(tasks, geometry, out, config, on_advance)
-    leaks = _leaks(results, config.drop_near_duplicates)
+    leaks = find_leaks(results, config.drop_near_duplicates)
     again = [replace(task, dropped=found) for task in tasks if (found := _of_task(task, leaks.reasons))]
     if again:
         results |= _write_all(again, geometry, out, config)
@@ -171,21 +91,86 @@ def prepare(
     return manifest
 
 
-def _finished(config: PrepareConfig, geometry: Geometry, out: str) -> Manifest:
-    """The set that is there already, if it is what is asked for."""
-    manifest = Manifest.read(out)
-    if (manifest.request, manifest.geometry) != (_request(config), geometry):
-        raise FileExistsError(
-            f"--out {config.out} already holds a prepared set that was asked for otherwise "
-            f"({manifest.request}, {manifest.geometry}); give another folder, or remove it"
+def _find(config: PrepareConfig, on_fetch: OnFetch) -> Source:
+    """The photographs, downloaded where they have to be."""
+    assert config.source is not None  # noqa: S101
+    folder = config.source
+    if folder in ARCHIVES:
+        folder = fetch_set(
+            folder, cache=config.cache, archives=config.archives, mirror=config.mirror, on_fetch=on_fetch
         )
+    return find_photographs(folder, val=config.val, val_share=config.val_share, seed=config.seed)
+
+
+def _read_manifest(config: PrepareConfig, out: str) -> Manifest | None:
+    """That of a finished set; None where there is none, or a damaged one: then nothing in the folder is trusted."""
+    if not storage.exists(storage.join(out, MANIFEST)):
+        return None
+    try:
+        return Manifest.read(out)
+    except OtherVersionError as error:
+        raise FileExistsError(f"{error}: remove it, or give another folder than --out {config.out}") from error
+    except ManifestError:
+        return None
+
+
+def _claim(config: PrepareConfig, out: str) -> None:
+    """Make the folder ours; raises FileExistsError where something else is in it."""
+    names = storage.children(out)
+    others = [name for name in names if not name.startswith(".")]
+    if others and UNFINISHED not in names and MANIFEST not in names:
+        raise FileExistsError(
+            f"--out {config.out} holds {others[0]!r} and no prepared set, begun or finished: give an empty folder, or "
+            "one that is not there yet"
+        )
+    storage.write_text(storage.join(out, UNFINISHED, BEGUN), "")
+
+
+def _finished(
+    config: PrepareConfig,
+    geometry: Geometry,
+    out: str,
+    manifest: Manifest,
+    on_advance: Callable[[Advance], None],
+    on_fetch: OnFetch,
+) -> Manifest:
+    """The set that is there already, if it is what is asked for, with every shard as it was written."""
+    differences = config.differences(manifest.request, manifest.geometry, geometry)
+    if differences:
+        raise FileExistsError(
+            f"--out {config.out} already holds a prepared set that was asked for otherwise ({'; '.join(differences)}); "
+            "give another folder, or remove it"
+        )
+    # A downloaded set never changes, and what it was made of may be gone by now.
+    source = None if config.source in ARCHIVES else _find(config, on_fetch)
+    if source is not None and source.digest != manifest.source_digest:
+        raise FileExistsError(
+            f"--source {config.source} has changed since --out {config.out} was prepared from it (photographs were "
+            "added, removed or changed): give another folder, or remove it to prepare all of them"
+        )
+    damaged = {shard.name: shard for shard in manifest.shards if not _is_whole(out, shard)}
+    if damaged:
+        dropped = {one.image_id: one.reason for one in manifest.refused if one.dropped}
+        start_ray()
+        tasks = [task for task in _plan(source or _find(config, on_fetch)) if task.name in damaged]
+        tasks = [replace(task, dropped=_of_task(task, dropped)) for task in tasks]
+        mended = _write_all(tasks, geometry, out, config, on_advance)
+        other = [name for name, shard in damaged.items() if name not in mended or mended[name].shard != shard]
+        if other:
+            raise ValueError(
+                f"{other[0]} of --out {config.out} is damaged and can no longer be written as it was (other "
+                "photographs, or another release of Pillow): remove the folder and prepare the set again"
+            )
     _tidy(out, manifest)
     return manifest
 
 
-def _request(config: PrepareConfig) -> dict[str, Any]:
-    names = ("source", "val", "val_share", "seed", "strict", "drop_near_duplicates")
-    return {name: getattr(config, name) for name in names}
+def _is_whole(out: str, shard: Shard) -> bool:
+    try:
+        check_shard(out, shard, verify=True)
+    except ManifestError:
+        return False
+    return True
 
 
 def _plan(source: Source) -> list[Task]:
@@ -216,8 +201,10 @@ def _write_all(
     for facts, node in _run(tasks, geometry, out):
         _check_seen(config, out, facts)
         bad = [one for one in facts.photographs if one.reason is not None]
-        if config.strict and bad:
-            raise ValueError(f"{bad[0].image_id}: {bad[0].reason} (without --strict it would be listed, and left out)")
+        unasked = [one for one in bad if not (one.dropped and config.drop_near_duplicates)]
+        if config.strict and unasked:
+            first = unasked[0]
+            raise ValueError(f"{first.image_id}: {first.reason} (without --strict it would be listed, and left out)")
         results[facts.shard.name] = facts
         done, refused = done + len(facts.photographs), refused + len(bad)
         pairs += sum(facts.shard.groups)
@@ -247,43 +234,22 @@ def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[tuple[Shar
             return {"facts": facts.to_json(), "errno": 0, "node": ray.get_runtime_context().get_node_id()}
         except OSError as error:  # told to the driver as it is: Ray would wrap its own traceback around it
             return {"facts": str(error), "errno": error.errno or errno.EIO, "node": ""}
+        except Exception as error:  # noqa: BLE001  the driver raises it
+            told = [f"{type(error).__name__}: {error}\n", *traceback.format_tb(error.__traceback__)[-3:]]
+            return {"facts": "".join(told).rstrip(), "errno": NO_OSERROR, "node": ""}
 
-    rows = [{"task": task.to_json()} for task in tasks]
-    for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(write).iter_rows():
-        if row["errno"]:
-            raise OSError(row["errno"], f"{row['facts']}; the same command goes on from here when that is mended")
-        yield ShardFacts.from_json(row["facts"]), row["node"]
-
-
-@dataclass(frozen=True)
-class _Leaks:
-    """Training photographs that would let a network see what it is judged on."""
-
-    reasons: dict[str, str]
-    """Those that are refused: image_id -> why."""
-    near: tuple[NearDuplicate, ...]
-    """Those that are told of."""
-
-
-def _leaks(results: dict[str, ShardFacts], drop_near: bool) -> _Leaks:
-    train, val = (
-        [one for name, facts in sorted(results.items()) if name.startswith(split) for one in facts.photographs]
-        for split in ("train", "val")
-    )
-    judged = {one.pixels: one.image_id for one in reversed(val) if one.pixels is not None}
-    reasons = {
-        one.image_id: f"its pixels validate, as {judged[one.pixels]}"
-        for one in train
-        if one.pixels is not None and one.pixels in judged
-    }
-    near = near_duplicates(_looks(train, set(reasons)), _looks(val, set()))
-    if drop_near:
-        reasons |= {one.train: f"looks like {one.val}, which validates ({one.bits} of 144 bits differ)" for one in near}
-    return _Leaks(reasons, () if drop_near else tuple(near))
-
-
-def _looks(photographs: list[PhotographFacts], without: set[str]) -> list[tuple[str, str]]:
-    return [(one.image_id, one.looks) for one in photographs if one.looks is not None and one.image_id not in without]
+    items = [{"task": task.to_json()} for task in tasks]
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(write).iter_rows()
+    try:
+        for row in rows:
+            if row["errno"] == NO_OSERROR:
+                raise PrepareError(f"a worker failed: {row['facts']}")
+            if row["errno"]:
+                raise OSError(row["errno"], f"{row['facts']}; the same command goes on from here when that is mended")
+            yield ShardFacts.from_json(row["facts"]), row["node"]
+    except ray.exceptions.RayError as error:
+        told = [line for line in str(error).splitlines() if line.strip()]
+        raise PrepareError("Ray failed: " + "\n".join([*told[:2], *told[2:][-3:]])) from error
 
 
 def _of_task(task: Task, reasons: dict[str, str]) -> dict[str, str]:
@@ -307,13 +273,16 @@ def _manifest(
     return Manifest(
         schema_version=SCHEMA_VERSION,
         geometry=geometry,
-        request=_request(config),
+        request=config.request,
+        source_digest=None if config.source in ARCHIVES else source.digest,
         shards=tuple(facts.shard for facts in results),
         content_sha256=content_digest([digest for one in everything for digest in one.digests]),
         pairs=dict(pairs),
         photographs={split: len(names) for split, names in photographs.items()},
         refused=tuple(
-            Refusal(image_id=one.image_id, reason=one.reason) for one in everything if one.reason is not None
+            Refusal(image_id=one.image_id, reason=one.reason, dropped=one.dropped)
+            for one in everything
+            if one.reason is not None
         ),
         near_duplicates=near,
         notes=dict(sorted(Counter(note for one in everything for note in one.notes).items())),
@@ -325,11 +294,9 @@ def _tidy(out: str, manifest: Manifest) -> None:
     """Leave the set alone in its folder, with its contact sheet; done again when a run was killed in between."""
     if not storage.exists(storage.join(out, CONTACT_SHEET)):
         write_contact_sheet(out)
-    unfinished = storage.join(out, UNFINISHED)
-    ours = {name.removesuffix(".json") for name in storage.children(unfinished)}
-    for name in ours - {shard.name for shard in manifest.shards}:
-        storage.remove(storage.join(out, name))  # a shard of an earlier, unfinished run with other photographs
+    shards = {shard.name for shard in manifest.shards}
     for name in storage.children(out):
-        if name.startswith(".") and name.endswith(".part"):
-            storage.remove(storage.join(out, name))  # what a killed worker had begun to write
-    storage.remove(unfinished)
+        earlier = OURS.fullmatch(name) and name not in shards  # of an unfinished run with other photographs
+        if earlier or (name.startswith(".") and name.endswith(".part")):  # what a killed worker had begun to write
+            storage.remove(storage.join(out, name))
+    storage.remove(storage.join(out, UNFINISHED))

@@ -28,7 +28,7 @@ READ_AHEAD = 2
 UNFINISHED = ".unfinished"
 """Folder of the facts of each shard, in a set that is being prepared."""
 
-RECIPE = 2
+RECIPE = 3
 """Changes when the same photograph gives other rows than before: facts of another recipe are not taken over."""
 
 
@@ -65,6 +65,8 @@ class PhotographFacts:
     photograph: str
     reason: str | None
     """Why it was refused."""
+    dropped: bool
+    """Whether that is not for what is in it, but because the task said so."""
     digests: tuple[str, ...]
     """Hashes of its pairs."""
     pixels: str | None
@@ -137,6 +139,7 @@ def write_shard(out: str, task: Task, geometry: Geometry) -> ShardFacts:
                 image_id=photo.image_id,
                 photograph=photo.photograph,
                 reason=reason,
+                dropped=photo.image_id in task.dropped,
                 digests=tuple(pair_digest(image_id, photo.split, pair) for image_id, pair in pairs.items()),
                 pixels=pixel_hash(prepared.y) if prepared else None,
                 looks=perceptual_hash(prepared.y) if prepared else None,
@@ -162,7 +165,10 @@ def _kept(out: str, name: str, key: str) -> ShardFacts | None:
     file, location = facts_file(out, name), storage.join(out, name)
     if not storage.exists(file) or not storage.exists(location):
         return None
-    facts = ShardFacts.from_json(storage.read_bytes(file))
+    try:
+        facts = ShardFacts.from_json(storage.read_bytes(file))
+    except (ValueError, TypeError, KeyError):
+        return None  # damaged, or of another raysr
     same = facts.key == key and hashlib.sha256(storage.read_bytes(location)).hexdigest() == facts.shard.sha256
     return facts if same else None
 
@@ -173,6 +179,8 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
     def read(photo: Photograph) -> tuple[bytes, str | None]:
         if photo.image_id in task.dropped:
             return b"", task.dropped[photo.image_id]
+        if photo.problem is not None:
+            return b"", photo.problem
         try:
             return storage.read_bytes(photo.location), None
         except OSError as error:

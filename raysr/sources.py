@@ -1,8 +1,12 @@
 """Where photographs come from, and which of them train and which validate."""
 
+import hashlib
 import importlib.util
+import json
+import re
 from collections import Counter
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -29,6 +33,12 @@ NOT_READ = frozenset(
 """Pictures that raysr does not open: listed as refused, where other files are only counted."""
 
 SUFFIXES = READ | NOT_READ
+
+KNOWN = ("bundled", "bsds500", "df2k")
+"""Sources that have a name."""
+
+BESIDE, PREPARED = "beside train/ and val/", "in prepared sets"
+"""Why files are passed over that may well be pictures."""
 
 BUNDLED: dict[str, tuple[str, Split]] = {
     "astronaut.png": ("astronaut", "train"),
@@ -62,6 +72,8 @@ class Photograph:
     location: str
     stamp: str
     """Changes with the file."""
+    problem: str | None = None
+    """Why it must not be opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,35 +85,47 @@ class Source:
     roots: tuple[str, ...]
     """The folders that they lie in: every machine that prepares them must see these."""
     passed_over: dict[str, int]
-    """Files that are no pictures by their names: how many of each suffix."""
+    """Files that are left alone: how many of each suffix that is no picture's, and how many lie in the wrong place."""
+
+    @property
+    def digest(self) -> str:
+        """Changes when a photograph is added, removed, changed or moved to the other split."""
+        told = sorted([photo.image_id, photo.split, photo.stamp] for photo in self.photographs)
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def find_photographs(source: str, *, val: str | None = None, val_share: float, seed: int) -> Source:
     """The photographs of `source` (`bundled`, or a folder, which may be a URI as `s3://bucket/folder`).
 
-    A folder is searched recursively. `val` is another folder, whose photographs validate while those of `source` train,
-    or a .txt file that lists those of `source` that validate, a line each. Without it, `train/` and `val/` (or
-    `valid/`) in the folder are the splits, and anything else in it is left alone; where it has none, a share of
-    `val_share` of the photographs, drawn with `seed`, validates.
+    A folder is searched recursively, and prepared sets in it are left alone. `val` is another folder, whose photographs
+    validate while those of `source` train, or a .txt file that lists those of `source` that validate, a line each.
+    Without it, `train/` and `val/` (or `valid/`) in the folder, in capitals or not, are the splits, and what lies
+    beside them is left alone; where it has none, a share of `val_share` of the photographs, drawn with `seed`,
+    validates.
 
-    Raises FileNotFoundError for a missing folder, ValueError for one that cannot be split.
+    Raises OSError for what is no folder, ValueError for one that cannot be split.
     """
     if source == "bundled":
+        if val is not None:
+            raise ValueError("--source bundled has a validation split of its own: leave out --val")
         return _bundled()
     root = storage.absolute(source)
-    files = _files(root, f"--source {source}", "give a folder of pictures, or bundled, bsds500 or df2k")
-    folders = {PurePosixPath(file.name).parts[0] for file in files if "/" in file.name}
-    inside = next((name for name in ("val", "valid") if name in folders), None)
+    files, passed_over = _files(root, f"--source {source}", source)
+    inside = _inside(root)
     if val is not None and val.lower().endswith(".txt"):
         split, roots = _split_by_list(files, val), (root,)
     elif val is not None:
-        split, roots = _split_by_folder(root, files, val)
-    elif inside is not None and "train" in folders:
-        split, roots = _split_inside(files, {"train": "train", "val": inside}), (root,)
+        validating, also = _files(storage.absolute(val), f"--val {val}")
+        split, roots = _split_by_folder(files, validating), (root, storage.absolute(val))
+        passed_over |= also
+    elif inside is not None:
+        split, roots = _split_inside(files, inside), (root,)
+        beside = len(files) - sum(map(len, split.values()))
+        passed_over += Counter({BESIDE: beside} if beside else {})
     else:
         split, roots = _split_by_seed(files, source, val_share, seed), (root,)
     photographs = tuple(
-        Photograph(image_id, image_id, name, file.location, file.stamp)
+        Photograph(image_id, image_id, name, file.location, file.stamp, file.problem)
         for name, mine in split.items()
         for image_id, file in mine
         if _suffix(file) in SUFFIXES
@@ -110,9 +134,9 @@ def find_photographs(source: str, *, val: str | None = None, val_share: float, s
         if not any(photo.split == name for photo in photographs):
             wanted = ", ".join(sorted(READ))
             raise ValueError(f"--source {source}: no pictures for the {name} split (looked for {wanted})")
-    others = Counter(_suffix(file) or "no suffix" for mine in split.values() for _, file in mine)
-    passed_over = {suffix: count for suffix, count in sorted(others.items()) if suffix not in SUFFIXES}
-    return Source(photographs=photographs, roots=roots, passed_over=passed_over)
+    suffixes = Counter(_suffix(file) or "no suffix" for mine in split.values() for _, file in mine)
+    others = {suffix: count for suffix, count in sorted(suffixes.items()) if suffix not in SUFFIXES}
+    return Source(photographs=photographs, roots=roots, passed_over=others | dict(passed_over))
 
 
 _Files = list[tuple[str, storage.Found]]
@@ -123,34 +147,60 @@ def _suffix(file: storage.Found) -> str:
     return PurePosixPath(file.name).suffix.lower()
 
 
-def _files(location: str, what: str, advice: str) -> list[storage.Found]:
-    files = storage.walk(location) if storage.is_folder(location) else None
-    if files is None:
-        raise FileNotFoundError(f"{what}: no such folder; {advice}")
-    return files
+def _files(location: str, what: str, word: str = "") -> tuple[list[storage.Found], Counter[str]]:
+    """The files in a folder, and how many were left alone because they lie in prepared sets."""
+    if not storage.is_folder(location):
+        if storage.exists(location):
+            raise NotADirectoryError(f"{what}: is a file, give the folder that it lies in")
+        close = get_close_matches(word, KNOWN, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"give a folder of pictures, or {', '.join(KNOWN)}"
+        raise FileNotFoundError(f"{what}: no such folder; {hint}")
+    files = storage.walk(location)
+    names = {file.name for file in files}
+    sets = tuple(
+        str(PurePosixPath(name).parent / "_").removesuffix("_")
+        for name in names
+        if PurePosixPath(name).name == "manifest.json"
+        and str(PurePosixPath(name).with_name("train-00000.parquet")) in names
+    )
+    kept = [file for file in files if not file.name.startswith(sets)]
+    return kept, Counter({PREPARED: len(files) - len(kept)} if sets else {})
+
+
+def _inside(root: str) -> dict[Split, str] | None:
+    """The folders of the splits, in lower case; None where not both are there."""
+    likely = [name for name in storage.children(root) if name.lower() in ("train", "val", "valid")]
+    names = {name.lower() for name in likely if storage.is_folder(storage.join(root, name))}
+    val = next((name for name in ("val", "valid") if name in names), None)
+    return {"train": "train", "val": val} if val is not None and "train" in names else None
 
 
 def _split_inside(files: list[storage.Found], folders: dict[Split, str]) -> dict[Split, _Files]:
     return {
-        split: [(file.name, file) for file in files if PurePosixPath(file.name).parts[0] == folder and "/" in file.name]
+        split: [(file.name, file) for file in files if file.name.lower().startswith(f"{folder}/")]
         for split, folder in folders.items()
     }
 
 
-def _split_by_folder(root: str, files: list[storage.Found], val: str) -> tuple[dict[Split, _Files], tuple[str, ...]]:
-    val_root = storage.absolute(val)
-    validating = _files(val_root, f"--val {val}", "give a folder of pictures, or a .txt list of some of --source")
+def _split_by_folder(files: list[storage.Found], validating: list[storage.Found]) -> dict[Split, _Files]:
     held_out = {file.location for file in validating}
-    split: dict[Split, _Files] = {
+    return {
         "train": [(f"train/{file.name}", file) for file in files if file.location not in held_out],
         "val": [(f"val/{file.name}", file) for file in validating],
     }
-    return split, (root, val_root)
 
 
 def _split_by_list(files: list[storage.Found], val: str) -> dict[Split, _Files]:
-    lines = [line.strip() for line in storage.read_bytes(storage.absolute(val)).decode().splitlines()]
-    listed = {line.removeprefix("./") for line in lines if line and not line.startswith("#")}
+    wanted = "give a text file in UTF-8 with the paths, below --source, of the photographs that validate, a line each"
+    try:
+        text = storage.read_bytes(storage.absolute(val)).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--val {val}: no such file; {wanted}, or a folder") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--val {val} is not UTF-8 ({error.reason} at byte {error.start}); {wanted}") from error
+    # Not splitlines: it also cuts at characters that a name may hold.
+    lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip() and not line.startswith("#")]
+    listed = {line.removeprefix("./") for line in lines}
     missing = sorted(listed - {file.name for file in files})
     if missing:
         raise ValueError(

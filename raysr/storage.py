@@ -2,31 +2,61 @@
 
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
+"""Kinds of URI that pyarrow opens."""
+
+MAX_FILE_BYTES = 1 << 30
+"""Largest file of a source that is read."""
+
 
 def absolute(location: str | Path) -> str:
-    """`location` as an absolute path, or unchanged when it is a URI such as `s3://bucket/key`."""
+    """`location` as an absolute path; a URI such as `s3://bucket/key` with its path percent-encoded, once."""
     text = str(location)
-    return text if "://" in text else str(Path(text).expanduser().absolute())
+    if "://" not in text:
+        return str(Path(text).expanduser().absolute())
+    scheme, _, rest = text.partition("://")
+    host, slash, rest = rest.partition("/")
+    path, mark, query = rest.partition("?")
+    return f"{scheme}://{host}{slash}{_encoded(unquote(path))}{mark}{query}"
 
 
 def join(location: str, *names: str) -> str:
-    """`names` below `location`, a path or a URI."""
-    return "/".join([location.rstrip("/"), *names])
+    """`names`, plain as in a listing, below `location`, a path or a URI."""
+    if "://" not in location:
+        return "/".join([location.rstrip("/"), *names])
+    path, mark, query = location.partition("?")
+    return "/".join([path.rstrip("/"), *map(_encoded, names)]) + mark + query
+
+
+def _encoded(name: str) -> str:
+    """A name as it stands in a URI: what may stand there as it is, stays."""
+    return quote(name, safe="/!$&'()*+,;=:@~")
 
 
 def filesystem(location: str) -> tuple[fs.FileSystem, str]:
-    """The pyarrow file system that holds `location`, and the path inside it."""
-    if "://" in location:
-        return fs.FileSystem.from_uri(location)
-    return fs.LocalFileSystem(), absolute(location)
+    """The pyarrow file system that holds `location`, and the path inside it, decoded; ValueError for no such kind."""
+    if "://" not in location:
+        return fs.LocalFileSystem(), absolute(location)
+    scheme = location.partition("://")[0]
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{one}://" for one in SCHEMES)
+        raise ValueError(f"{location}: {scheme}:// cannot be read or written here; known: {known} and plain paths")
+    return fs.FileSystem.from_uri(absolute(location))
+
+
+def printable(text: str) -> str:
+    """`text` fit for a terminal: control characters and what is no Unicode are escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def exists(location: str) -> bool:
@@ -125,6 +155,13 @@ def last_line(location: str) -> str | None:
 
 def children(location: str) -> list[str]:
     """Names of the files and folders in a folder, sorted; none where there is no folder."""
+    if "://" not in location:
+        try:
+            return sorted(
+                path.name for path in Path(absolute(location)).iterdir()
+            )  # pyarrow stops at a name that is not UTF-8
+        except FileNotFoundError:
+            return []
     store, path = filesystem(location)
     found = store.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(entry.base_name for entry in found)
@@ -144,12 +181,15 @@ class Found:
     location: str
     stamp: str
     """Changes with the file: its size and its time of change."""
+    problem: str | None = None
+    """Why it must not be opened."""
 
 
 def walk(location: str) -> list[Found]:
     """Every file in a folder and in the folders below it, sorted by name; none where there is no folder.
 
-    Symbolic links are followed, each folder once; one that leads nowhere is listed, so that it can be told of.
+    Symbolic links are followed, each folder once. One that leads nowhere is listed, and so is what is no plain file (a
+    pipe, a device), is too large or has a name that is not UTF-8: with its `problem`, so that it can be told of.
     """
     store, root = filesystem(location)
     if not is_folder(location):
@@ -157,10 +197,9 @@ def walk(location: str) -> list[Found]:
     if isinstance(store, fs.LocalFileSystem):
         return sorted(_walk_disk(root), key=lambda found: found.name)
     entries = store.get_file_info(fs.FileSelector(root, recursive=True))
-    base = location.rstrip("/")
     return sorted(
         (
-            Found(name, f"{base}/{name}", f"{entry.size}-{entry.mtime_ns}")
+            Found(name, join(location, name), f"{entry.size}-{entry.mtime_ns}", _too_large(entry.size))
             for entry in entries
             if entry.type == fs.FileType.File
             for name in [entry.path[len(root.rstrip("/")) + 1 :]]
@@ -179,13 +218,25 @@ def _walk_disk(root: str) -> Iterator[Found]:
         seen.add(real)
         folders.sort()
         for file in files:
-            path = Path(folder, file)
-            try:
-                status = path.stat()
-                stamp = f"{status.st_size}-{status.st_mtime_ns}"
-            except OSError as error:
-                stamp = f"unreadable-{error.errno}"
-            yield Found(path.relative_to(root).as_posix(), str(path), stamp)
+            yield _on_disk(Path(folder, file), root)
+
+
+def _on_disk(path: Path, root: str) -> Found:
+    name, location, problem = path.relative_to(root).as_posix(), str(path), None
+    try:
+        status = path.stat()
+        stamp = f"{status.st_size}-{status.st_mtime_ns}"
+        problem = _too_large(status.st_size) if stat.S_ISREG(status.st_mode) else "no plain file: a pipe or a device"
+    except OSError as error:
+        stamp = f"unreadable-{error.errno}"
+    plain = os.fsencode(name).decode("utf-8", "backslashreplace")
+    if plain != name:  # bytes that are no text can stand neither in a manifest nor in a Parquet file
+        name, location, problem = plain, join(root, plain), "its name is not UTF-8: rename it"
+    return Found(name, location, stamp, problem)
+
+
+def _too_large(size: int) -> str | None:
+    return f"{size:,} bytes, more than the {MAX_FILE_BYTES:,} that are read" if size > MAX_FILE_BYTES else None
 
 
 def _raise(error: OSError) -> None:

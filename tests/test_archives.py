@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -61,6 +60,12 @@ class Home:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 home.answer(self)
+
+            def do_HEAD(self) -> None:
+                data = home.files.get(self.path.lstrip("/"))
+                self.send_response(404 if data is None else 200)
+                self.send_header("Content-Length", str(len(data or b"")))
+                self.end_headers()
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -244,16 +249,29 @@ def test_archives_that_the_user_has_are_taken_and_left_as_they_are(
 ) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "train.zip").write_bytes(home.files["train.zip"])
+    for name, data in home.files.items():
+        (mine / name).write_bytes(data)
     assert held(fetch_set("df2k", cache=str(tmp_path / "cache"), archives=str(mine))) == WHOLE
-    assert [path for path, _ in home.asked] == ["/val.tar.gz"]
-    assert (mine / "train.zip").read_bytes() == home.files["train.zip"]
+    assert home.asked == []
+    assert {path.name: path.read_bytes() for path in mine.iterdir()} == home.files
+
+
+def test_an_archive_that_the_users_folder_does_not_have_is_named_and_nothing_is_downloaded(
+    home: Home, publish: Callable[..., None], tmp_path: Path
+) -> None:
+    with pytest.raises(NotADirectoryError, match=r"--archives .*/mine: no such folder"):
+        fetch_set("df2k", cache=str(tmp_path / "cache"), archives=str(tmp_path / "mine"))
+    (tmp_path / "train.zip").write_bytes(home.files["train.zip"])
+    with pytest.raises(FileNotFoundError, match=r"has no .*/val\.tar\.gz: put it there, or leave out --archives"):
+        fetch_set("df2k", cache=str(tmp_path / "cache"), archives=str(tmp_path))
+    assert home.asked == []
 
 
 def test_a_wrong_archive_of_the_user_is_told_of_and_left_alone(
     home: Home, publish: Callable[..., None], tmp_path: Path
 ) -> None:
     (tmp_path / "train.zip").write_bytes(home.files["train.zip"][:-1])
+    (tmp_path / "val.tar.gz").write_bytes(home.files["val.tar.gz"])
     with pytest.raises(ArchiveError, match=r"train\.zip has [\d,]+ bytes, expected .*damaged or another edition"):
         fetch_set("df2k", cache=str(tmp_path / "cache"), archives=str(tmp_path))
     assert (tmp_path / "train.zip").exists()
@@ -322,10 +340,17 @@ def test_an_archive_that_is_not_what_it_should_be_is_refused(
 def test_a_disk_without_room_is_told_before_anything_is_downloaded(
     home: Home, publish: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("Usage", (), {"free": 1000}))
-    with pytest.raises(OSError, match=r"has 1,000 bytes free, and [\d,]+ are needed to download and unpack train\.zip"):
-        fetch_set("df2k", cache=str(tmp_path))
-    assert (tmp_path / "train.zip.part").stat().st_size == 0
+    train, val = (len(home.files[name]) for name in ("train.zip", "val.tar.gz"))
+    needed = max(2 * train, train + 2 * val)  # the first archive is removed when it is unpacked
+    for free, enough in ((1000, False), (needed - 1, False), (needed, True)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
+        if enough:
+            assert held(fetch_set("df2k", cache=str(tmp_path))) == WHOLE
+            break
+        reason = rf"has {free:,} bytes free, and {needed:,} are needed to download and unpack df2k"
+        with pytest.raises(OSError, match=reason):
+            fetch_set("df2k", cache=str(tmp_path))
+        assert home.asked == []
 
 
 def test_a_process_that_is_killed_while_it_unpacks_goes_on_with_the_rest(

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from raysr.cli import parse_preset
+from raysr.cli import fail, parse_preset
 from raysr.cost import Budget
 from raysr.presets import BUDGETS, PRESETS, CompareConfig, chosen_budget
 
@@ -130,3 +130,9 @@ def test_only_money_can_be_calibrated() -> None:
     assert parse("demo", "--calibration", "x.json").calibrated
     with pytest.raises(ValueError, match="--mode calibrated turns money into steps; this budget is in steps already"):
         chosen_budget(parse("demo", "--mode", "calibrated", "--budget.samples", "100"))
+
+
+def test_an_error_never_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fail("no \x1b[31mred.png\nsecond line")
+    assert capsys.readouterr().err == "error: no \\x1b[31mred.png\nsecond line\n"

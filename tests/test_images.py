@@ -106,6 +106,28 @@ def test_sixteen_bit_colour_is_scaled_to_eight() -> None:
     assert np.asarray(picture).tolist() == [[[0, 255, 7], [128, 254, 1]]]
 
 
+def transparent(data: bytes, *samples: int) -> bytes:
+    """A PNG of ours with the chunk that names its transparent colour."""
+    body = b"tRNS" + struct.pack(f">{len(samples)}H", *samples)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:33] + chunk + data[33:]
+
+
+def test_a_transparent_grey_of_sixteen_bits_becomes_black() -> None:
+    photo = decode(transparent(png(3, 1, 16, 0, b"\0" + struct.pack(">3H", 0x1234, 0x1235, 0xFFFF)), 0x1234))
+    assert np.asarray(photo.image).tolist() == [[0, 18, 255]]
+    assert photo.notes == ("alpha laid on black", "16 bits rounded to 8")
+
+
+def test_sixteen_bit_colour_is_cut_to_its_high_byte_and_says_so() -> None:
+    data = png(2, 1, 16, 2, b"\0" + struct.pack(">6H", 0x00FF, 0x12FF, 0xFFFF, 0x4000, 0x5000, 0x6000))
+    assert np.asarray(decode(data).image).tolist() == [[[0, 0x12, 0xFF], [0x40, 0x50, 0x60]]]
+    assert decode(data).notes == ("16 bits cut to 8",)
+    clear = decode(transparent(data, 0x4000, 0x5000, 0x6000))
+    assert np.asarray(clear.image).tolist() == [[[0, 0x12, 0xFF], [0, 0, 0]]]
+    assert clear.notes == ("alpha laid on black", "16 bits cut to 8")
+
+
 @pytest.mark.parametrize("samples", [np.array([[-1, 5]], np.int32), np.array([[0, 65536]], np.int32)])
 def test_samples_beyond_sixteen_bits_are_refused(samples: np.ndarray) -> None:
     low, high = samples.min(), samples.max()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -26,7 +27,7 @@ from raysr.describe import check_set, summary
 from raysr.images import Geometry, make_pairs
 from raysr.manifest import MANIFEST, SCHEMA, Manifest
 from raysr.pairs import PairSet
-from raysr.prepare import Advance, PrepareConfig, prepare
+from raysr.prepare import Advance, PrepareConfig, PrepareError, prepare
 from raysr.shards import UNFINISHED, write_shard
 from raysr.sheet import CONTACT_SHEET
 from raysr.sources import find_photographs
@@ -195,7 +196,9 @@ def test_the_same_command_leaves_a_finished_set_alone_and_another_one_is_refused
     config = PrepareConfig(source=str(source), out=str(out), geometry=GEOMETRY)
     assert prepare(config) == Manifest.read(str(out))
     for other in (replace(config, seed=1), replace(config, geometry=replace(GEOMETRY, scale=3))):
-        with pytest.raises(FileExistsError, match=r"asked for otherwise .*; give another folder, or remove it"):
+        only = r"--seed 0 then, 1 now" if other.seed else r"--geometry\.scale 2 then, 3 now"
+        reason = rf"asked for otherwise \({only}\); give another folder, or remove it"
+        with pytest.raises(FileExistsError, match=reason):
             prepare(other)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
@@ -303,7 +306,7 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(
     with pytest.raises(KeyboardInterrupt):
         prepare(config, stop)
     out = tmp_path / "set"
-    finished = sorted(path.name.removesuffix(".json") for path in (out / UNFINISHED).iterdir())
+    finished = sorted(path.name.removesuffix(".json") for path in (out / UNFINISHED).glob("*.json"))
     assert 4 <= len(finished) < 9
     untouched, cut = out / finished[0], out / finished[1]
     cut.write_bytes(cut.read_bytes()[:-10])  # as no run of ours leaves it: done again all the same
@@ -409,6 +412,185 @@ def test_photographs_and_set_may_lie_in_a_bucket(picture_folder: Callable[..., P
         *(MANIFEST, CONTACT_SHEET),
     }
     assert prepare(config) == there
+
+
+def test_photographs_in_a_bucket_may_have_any_name(
+    picture_folder: Callable[..., Path], s3: str, tmp_path: Path
+) -> None:
+    folder, remote = picture_folder(6), storage.join(s3, tmp_path.name, "my pics")
+    names = ["my photo.png", "übung.png", "a#b.png", "a?b.png", "a%20b.png", "100%.png"]
+    for file, name in zip(sorted(folder.iterdir()), names, strict=True):
+        storage.write_bytes(storage.join(remote, name), file.read_bytes())
+        file.rename(folder / name)
+    here = prepare(PrepareConfig(source=str(folder), out=str(tmp_path / "here"), geometry=GEOMETRY))
+    plain = f"{s3}/{tmp_path.name}/my pics"
+    there = prepare(PrepareConfig(source=plain, out=str(tmp_path / "there"), geometry=GEOMETRY))
+    assert there.refused == ()
+    assert there.content_sha256 == here.content_sha256
+    rows = [row for split in ("train", "val") for row in PairSet(str(tmp_path / "there"), split).rows()]
+    assert sorted(row.image_id for row in rows) == sorted(names)
+
+
+def test_pipes_devices_and_names_that_are_no_text_are_listed(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(4)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "endless.jpg").symlink_to("/dev/zero")
+    Path(os.fsdecode(bytes(folder) + b"/bad\xff.png")).write_bytes((folder / "00.png").read_bytes())
+    (folder / "red\x1b[31m\n.png").write_bytes(b"no picture")
+    manifest = prepare(PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY))
+    assert {one.image_id: one.reason[:16] for one in manifest.refused} == {
+        "bad\\xff.png": "its name is not ",
+        "endless.jpg": "no plain file: a",
+        "pipe.jpg": "no plain file: a",
+        "red\x1b[31m\n.png": "not a picture in",
+    }
+    assert sum(manifest.pairs.values()) == 4
+    lines = summary(manifest)
+    assert all(line.isprintable() for line in lines)
+    assert "4 photographs refused" in lines
+    assert check_set(str(tmp_path / "set")) == manifest
+
+
+def test_a_summary_lists_twenty_and_counts_all(horrors: tuple) -> None:
+    manifest = Manifest.read(str(horrors[1]))
+    many = tuple(replace(manifest.refused[0], image_id=f"{index}.png") for index in range(57))
+    lines = summary(replace(manifest, refused=many, passed_over={".txt": 2, "beside train/ and val/": 3}))
+    assert "files passed over: 2 .txt, 3 beside train/ and val/" in lines
+    assert "57 photographs refused (manifest.json lists all; the first 20:)" in lines
+    assert sum(line.startswith("refused ") for line in lines) == 20
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut", "flipped", "manifest cut", "manifest empty"])
+def test_the_same_command_mends_a_finished_set(leaky: Path, tmp_path: Path, harm: str) -> None:
+    config = PrepareConfig(source=str(leaky), out=str(tmp_path / "set"), geometry=GEOMETRY, drop_near_duplicates=True)
+    whole = prepare(config)
+    before = {path: path.read_bytes() for path in (tmp_path / "set").iterdir()}
+    shard, manifest = tmp_path / "set" / "train-00000.parquet", tmp_path / "set" / MANIFEST
+    if harm == "removed":
+        shard.unlink()
+    elif harm.startswith("manifest"):
+        manifest.write_bytes(manifest.read_bytes()[: 0 if harm.endswith("empty") else 300])
+        (tmp_path / "set" / "train-00007.parquet").write_bytes(b"of other photographs")
+    else:
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data[:-1] if harm == "cut" else data)
+    assert prepare(config) == whole
+    assert {path: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before
+    assert check_set(str(tmp_path / "set")) == whole
+
+
+def test_facts_that_are_damaged_are_not_trusted(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    config = PrepareConfig(source=str(picture_folder(4)), out=str(tmp_path / "set"), geometry=GEOMETRY)
+
+    def stop(advance: Advance) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, stop)
+    for facts in (tmp_path / "set" / UNFINISHED).glob("*.json"):
+        facts.write_bytes(facts.read_bytes()[:50])
+    assert prepare(config).pairs == {"train": 3, "val": 1}
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "changed"])
+def test_a_source_that_has_changed_since_is_told_of(
+    picture_folder: Callable[..., Path], tmp_path: Path, change: str
+) -> None:
+    folder = picture_folder(4)
+    config = PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    prepare(config)
+    (folder / "notes.txt").write_text("no photograph: does not matter")
+    prepare(config)
+    if change == "removed":
+        (folder / "00.png").unlink()
+    else:
+        Image.fromarray(synthetic(9, 40, 30)).save(folder / ("00.png" if change == "changed" else "new.png"))
+    with pytest.raises(
+        FileExistsError, match=r"has changed since .*: give another folder, or remove it to prepare all"
+    ):
+        prepare(config)
+
+
+def test_a_finished_set_that_was_downloaded_needs_its_photographs_no_more(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    unpacked = tmp_path / "cache" / "bsds500"
+    for split in ("train", "val"):
+        (unpacked / split).mkdir(parents=True)
+        (unpacked / f".{split}.json").write_text("{}")
+    for index, photo in enumerate(sorted(picture_folder(4).iterdir())):
+        photo.rename(unpacked / ("val" if index == 3 else "train") / photo.name)
+    config = PrepareConfig(
+        source="bsds500", out=str(tmp_path / "set"), geometry=GEOMETRY, cache=str(tmp_path / "cache")
+    )
+    whole = prepare(config)
+    (unpacked.parent).rename(tmp_path / "gone")
+    assert prepare(replace(config, mirror="http://127.0.0.1:9")) == whole
+    assert not unpacked.exists()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    config = PrepareConfig(source=str(picture_folder(4)), out=str(tmp_path / "mine"), geometry=GEOMETRY)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds 'thesis\.tex' and no prepared set.*give an empty folder"):
+        prepare(config)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_set_must_not_lie_among_its_photographs(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = picture_folder(4)
+    (tmp_path / "link").symlink_to(folder)
+    for source, out in ((folder, folder / "set"), (folder, folder), (tmp_path / "link", folder / "set")):
+        with pytest.raises(ValueError, match=r"lies inside --source .*: give a folder outside of it"):
+            prepare(PrepareConfig(source=str(source), out=str(out), geometry=GEOMETRY))
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_set_of_another_raysr_is_not_overwritten(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    config = PrepareConfig(source=str(picture_folder(4)), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    prepare(config)
+    manifest = tmp_path / "set" / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 2'))
+    with pytest.raises(FileExistsError, match=r"schema version 2.*: remove it, or give another folder"):
+        prepare(config)
+
+
+def test_strict_does_not_stop_at_what_was_asked_to_be_dropped(leaky: Path, tmp_path: Path) -> None:
+    config = PrepareConfig(source=str(leaky), out=str(tmp_path / "set"), geometry=GEOMETRY, drop_near_duplicates=True)
+    strict = prepare(replace(config, strict=True))
+    assert {one.image_id for one in strict.refused} == {"train/same.bmp", "train/small.jpg"}
+    assert strict.content_sha256 == prepare(replace(config, out=str(tmp_path / "lax"))).content_sha256
+
+
+def test_what_fails_in_a_worker_is_told_in_a_few_lines(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    found = find_photographs(str(picture_folder(2)), val_share=0.5, seed=0)
+    (task, *_) = preparing._plan(found)
+    undecided = Geometry(hr_px=48)  # an invariant of ours that is broken: no fit
+    with pytest.raises(PrepareError, match=r"^a worker failed: ValueError: geometry\.fit must be pad") as caught:
+        list(preparing._run([task], undecided, str(tmp_path / "set")))
+    assert "images.py" in str(caught.value)
+    assert len(str(caught.value).splitlines()) < 12
+
+
+def test_the_lines_of_the_readme_read_a_whole_split(
+    picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preparing, "PHOTOGRAPHS_PER_SHARD", 2)
+    folder = picture_folder(8)
+    (folder / "00.png").write_bytes(b"no picture")
+    manifest = prepare(PrepareConfig(source=str(folder), out="data/mine", geometry=GEOMETRY))
+    block = next(one for one in (ROOT / "README.md").read_text().split("```") if "import glob" in one)
+    found: dict[str, Any] = {}
+    exec(block.removeprefix("python\n"), found)  # noqa: S102
+    assert len(found["table"]) == len(found["frame"]) == manifest.pairs["train"] == 6
+    first = PairSet("data/mine", "train").rows()[0]
+    assert np.array_equal(found["hr"], first.hr)
+    assert np.array_equal(found["lr"], first.lr)
 
 
 def test_a_place_that_cannot_be_written_is_told_without_rays_traceback(
@@ -550,10 +732,14 @@ def test_a_picture_that_is_gone_when_its_turn_comes_is_listed(
     [
         ({"source": "x"}, "give --source and --out, or --describe alone"),
         ({}, "give --source and --out, or --describe alone"),
-        ({"source": "x", "out": "y", "describe": "z"}, "--describe stands alone"),
+        ({"source": "x", "out": "y", "describe": "z"}, "--describe stands alone: it does not go with --source, --out"),
+        ({"describe": "z", "strict": True}, "--describe stands alone: it does not go with --strict"),
+        ({"describe": "z", "geometry": GEOMETRY}, "--describe stands alone: it does not go with --geometry"),
+        ({"source": "x", "out": "y", "seed": -1}, "--seed must be 0 or more, got -1"),
+        ({"source": "df2k", "out": "y", "mirror": "nonsense"}, "--mirror must be an address .* got 'nonsense'"),
     ],
 )
-def test_what_is_asked_for_must_make_sense(settings: dict[str, str], reason: str) -> None:
+def test_what_is_asked_for_must_make_sense(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         PrepareConfig(**settings)
 

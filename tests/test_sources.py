@@ -23,6 +23,7 @@ def test_a_folder_with_train_and_val_is_split_by_them(tmp_path: Path, val: str) 
     touch(tmp_path, "train/a.png", "train/deep/b.JPG", f"{val}/a.png", "test/c.png", "d.png")
     found = find_photographs(str(tmp_path), val_share=0.9, seed=3)
     assert by_split(found) == {"train": {"train/a.png", "train/deep/b.JPG"}, "val": {f"{val}/a.png"}}
+    assert found.passed_over == {"beside train/ and val/": 2}
     assert {Path(p.location) for p in found.photographs} == {tmp_path / p.image_id for p in found.photographs}
 
 
@@ -102,7 +103,7 @@ def test_no_bundled_photograph_is_in_both_splits() -> None:
 
 def test_a_missing_folder_is_named_and_bundled_is_offered(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"/nowhere: no such folder; give a folder of pictures, or bundled, bsds500 or df2k"
+        FileNotFoundError, match=r"/nowhere: no such folder; give a folder of pictures, or bundled, bsds500, df2k"
     ):
         find_photographs(str(tmp_path / "nowhere"), val_share=0.1, seed=0)
 
@@ -126,3 +127,72 @@ def test_an_empty_split_folder_is_refused_by_its_name(tmp_path: Path, full: str,
     touch(tmp_path, f"{full}/a.png", f"{empty}/notes.txt")
     with pytest.raises(ValueError, match=rf"no pictures for the {empty} split \(looked for .*\.jpg"):
         find_photographs(str(tmp_path), val_share=0.1, seed=0)
+
+
+def test_folders_in_capitals_are_splits_too(tmp_path: Path) -> None:
+    touch(tmp_path, "Train/a.png", "VAL/b.png")
+    assert by_split(find_photographs(str(tmp_path), val_share=0.5, seed=0)) == {
+        "train": {"Train/a.png"},
+        "val": {"VAL/b.png"},
+    }
+
+
+def test_a_split_folder_that_holds_nothing_at_all_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.png", "train/b.png")
+    (tmp_path / "val").mkdir()
+    with pytest.raises(ValueError, match="no pictures for the val split"):
+        find_photographs(str(tmp_path), val_share=0.5, seed=0)
+
+
+def test_bundled_takes_no_other_validation(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--source bundled has a validation split of its own: leave out --val"):
+        find_photographs("bundled", val=str(tmp_path), val_share=0.5, seed=0)
+
+
+def test_prepared_sets_in_a_source_are_left_alone_and_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.png", "set/manifest.json", "set/train-00000.parquet", "set/contact_sheet.png")
+    touch(tmp_path, "other/manifest.json", "other/c.png", "settled.png")
+    found = find_photographs(str(tmp_path), val_share=0.5, seed=0)
+    assert {photo.image_id for photo in found.photographs} == {"a.png", "b.png", "other/c.png", "settled.png"}
+    assert found.passed_over == {".json": 1, "in prepared sets": 3}
+
+
+def test_a_file_and_a_word_that_is_nearly_a_name_are_told_what_is_wanted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    with pytest.raises(NotADirectoryError, match=r"a\.png: is a file, give the folder that it lies in"):
+        find_photographs(str(tmp_path / "a.png"), val_share=0.5, seed=0)
+    with pytest.raises(FileNotFoundError, match=r"^--source df2q: no such folder; did you mean df2k\?$"):
+        find_photographs("df2q", val_share=0.5, seed=0)
+
+
+def test_a_list_may_have_a_byte_order_mark_any_line_ends_and_names_with_spaces(tmp_path: Path) -> None:
+    names = {" first.png", "my photo.png", "last .png", "x\u2028y.png"}
+    touch(tmp_path / "pics", "other.png", *names)
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(sorted(names)).encode() + b"\r\n \n# no\n")
+    found = find_photographs(str(tmp_path / "pics"), val=str(tmp_path / "val.txt"), val_share=0.5, seed=0)
+    assert by_split(found) == {"train": {"other.png"}, "val": names}
+
+
+def test_a_list_that_is_missing_or_in_another_encoding_says_what_is_wanted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "utf16.txt").write_text("a.png\n", encoding="utf-16")
+    with pytest.raises(
+        ValueError, match=r"--val .*utf16\.txt is not UTF-8 .*; give a text file in UTF-8 with the paths"
+    ):
+        find_photographs(str(tmp_path), val=str(tmp_path / "utf16.txt"), val_share=0.5, seed=0)
+    with pytest.raises(FileNotFoundError, match=r"--val .*none\.txt: no such file; give a text file"):
+        find_photographs(str(tmp_path), val=str(tmp_path / "none.txt"), val_share=0.5, seed=0)
+
+
+def test_the_digest_changes_with_what_is_in_a_source(tmp_path: Path) -> None:
+    def digest() -> str:
+        return find_photographs(str(tmp_path), val_share=0.5, seed=0).digest
+
+    touch(tmp_path, "a.png", "b.png")
+    before = digest()
+    touch(tmp_path, "notes.txt")
+    assert digest() == before
+    touch(tmp_path, "c.png")
+    more = digest()
+    (tmp_path / "c.png").write_bytes(b"changed")
+    assert len({before, more, digest()}) == 3

@@ -1,5 +1,6 @@
 """Files and journals, on a disk and on a real S3 server."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,59 @@ def test_links_are_followed_once_and_one_that_leads_nowhere_is_listed(tmp_path: 
     (inside / "loop").symlink_to(inside)
     (inside / "lost.png").symlink_to(tmp_path / "nothing")
     assert [one.name for one in storage.walk(str(inside))] == ["linked/x.png", "lost.png"]
+
+
+ODD = [
+    "my photo.jpg",
+    "übung.jpg",
+    "a#b.jpg",
+    "a?b.jpg",
+    "a%20b.jpg",
+    "100%.jpg",
+    "a+b&c.jpg",
+    "[1] it's, (2)!;=@~$:.jpg",
+]
+
+
+def test_any_name_is_found_and_read_as_it_was_written(place: str) -> None:
+    for name in ODD:
+        storage.write_bytes(storage.join(place, "my pics", name), name.encode())
+    assert storage.children(storage.join(place, "my pics")) == sorted(ODD)
+    for root in (place, storage.join(place, "my pics")):
+        found = storage.walk(root)
+        assert sorted(Path(one.name).name for one in found) == sorted(ODD)
+        assert all(storage.read_bytes(one.location).decode() == Path(one.name).name for one in found)
+        assert all(storage.size(one.location) == len(Path(one.name).name.encode()) for one in found)
+
+
+def test_a_uri_may_be_given_plain_or_encoded_and_keeps_its_query() -> None:
+    encoded = "s3://bucket/my%20pics/%C3%BC"
+    assert storage.absolute("s3://bucket/my pics/ü") == storage.absolute(encoded) == encoded
+    assert storage.join("s3://bucket/a?region=x", "b c") == "s3://bucket/a/b%20c?region=x"
+
+
+def test_an_address_of_an_unknown_kind_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(ValueError, match=r"^http://x/y: http:// cannot be read or written here; known: s3://, gs://"):
+        storage.exists("http://x/y")
+
+
+def test_what_is_no_plain_file_or_has_no_name_in_utf_8_is_listed_with_its_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "MAX_FILE_BYTES", 10)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    (tmp_path / "large.jpg").write_bytes(bytes(11))
+    (tmp_path / "good.jpg").write_bytes(bytes(10))
+    Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff.jpg")).write_bytes(b"x")
+    assert {one.name: one.problem for one in storage.walk(str(tmp_path))} == {
+        "bad\\xff.jpg": "its name is not UTF-8: rename it",
+        "endless.jpg": "no plain file: a pipe or a device",
+        "good.jpg": None,
+        "large.jpg": "11 bytes, more than the 10 that are read",
+        "pipe.jpg": "no plain file: a pipe or a device",
+    }
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    assert storage.printable("\x1b[31mü\n\udcff.jpg") == r"\x1b[31mü\n\udcff.jpg"

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     *(
         "storage",
+        "catalogue",
         "archives",
         "images",
         "duplicates",
@@ -31,6 +32,8 @@ ORDER = [
     ),
     *(
         "cluster",
+        "leaks",
+        "preparing",
         "prepare",
         "models",
         "precision",
