@@ -104,7 +104,7 @@ def race_arch(config: Config, arch: str) -> tuple[dict[str, Lap], float]:
     exact = difference(laps["ours, float32"].answer, truth)
     assert exact < 0.01, (arch, exact)  # a maximum or a ReLU may tip over in the last digit
     theirs, mine = (difference(laps[f"{way}, bfloat16"].answer, truth) for way in ("plain", "ours"))
-    assert mine < 1.5 * theirs, (arch, mine, theirs)
+    assert mine < max(0.03, 1.5 * theirs), (arch, mine, theirs)
     return laps, matmul_flops(laps.pop("matmul"))
 
 

@@ -23,8 +23,8 @@ CHUNK_ELEMENTS = {"cpu": 2**17, "cuda": 2**25}
 class PerceptualLoss(nn.Module):
     """LPIPS on VGG16 (Zhang et al. 2018) as `losses.Perceptual` computes it, with a gradient for `sr` alone.
 
-    What is saved: the target's features keep no graph; luminance enters the first convolution as one channel (and a
-    second one of ones, for shift and scale, since the padding around the picture is none of either); normalisation,
+    What is saved: the target's features keep no graph; luminance enters the first convolution as it is, beside ones
+    for shift and scale (the padding around the picture has neither); normalisation,
     difference, weighting, mean and their gradient are one pass over each layer's features; in bfloat16 the weights are
     held in it and the features are read as they are. The gradient can be taken once, not twice.
     """
@@ -52,7 +52,7 @@ class PerceptualLoss(nn.Module):
         for number, layer in enumerate(convolutions):
             assert layer.bias is not None  # noqa: S101
             weight = layer.weight.detach()
-            weight = weight if number else _fold_luminance(weight, network.scaling_layer)
+            weight = weight if number else _fold_luminance(weight, network.scaling_layer, dtype)
             weight = weight.to(dtype, memory_format=torch.channels_last)
             self.register_buffer(f"weight{number}", weight, persistent=False)
             self.register_buffer(f"bias{number}", layer.bias.detach().to(dtype), persistent=False)
@@ -68,8 +68,7 @@ class PerceptualLoss(nn.Module):
 
     def _features(self, y: Float[Tensor, "n 1 h w"]) -> list[Tensor]:
         y = y.to(self.get_buffer("head0").dtype) - CENTRE
-        x = torch.cat([y, torch.ones_like(y)], 1)
-        x = x.to(self.get_buffer("weight0").dtype).contiguous(memory_format=torch.channels_last)
+        x = _luminance_channels(y, self.get_buffer("weight0").dtype).contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = []
         for numbers in self.slices:
             for number in numbers:
@@ -82,10 +81,39 @@ class PerceptualLoss(nn.Module):
         return features
 
 
-def _fold_luminance(weight: Float[Tensor, "o 3 3 3"], scaling: nn.Module) -> Float[Tensor, "o 2 3 3"]:
-    """What luminance less CENTRE, and what 1, is multiplied with: (2 y - 1 - shift) / scale of each colour, parted."""
+def _fold_luminance(
+    weight: Float[Tensor, "o 3 3 3"], scaling: nn.Module, dtype: torch.dtype
+) -> Float[Tensor, "o c 3 3"]:
+    """The first convolution for the channels of `_luminance_channels`.
+
+    (2 y - 1 - shift) / scale of each colour, parted into what luminance less CENTRE and what 1 is multiplied with.
+    """
     shift, scale = scaling.get_buffer("shift"), scaling.get_buffer("scale")
-    return torch.stack([(weight * part).sum(1) for part in (2 / scale, (2 * CENTRE - 1 - shift) / scale)], 1)
+    of_y, of_one = ((weight * part).sum(1) for part in (2 / scale, (2 * CENTRE - 1 - shift) / scale))
+    if dtype == weight.dtype:
+        return torch.stack([of_y, of_one], 1)
+    of_y, of_y_rest, of_one, of_one_rest = *_in_two(of_y, dtype), *_in_two(of_one, dtype)
+    return torch.stack([of_y, of_y, of_y_rest, of_one, of_one_rest], 1)
+
+
+def _luminance_channels(y: Float[Tensor, "n 1 h w"], dtype: torch.dtype) -> Float[Tensor, "n c h w"]:
+    """`y` and 1; where `dtype` is coarser, each of picture and weights is a coarse part and the rest of it.
+
+    A package that copies luminance to three channels rounds it three times, which partly evens out: rounded once it
+    would be worse. The rest of y times the rest of the weights is left out.
+    """
+    one = torch.ones_like(y)
+    if y.dtype == dtype:
+        return torch.cat([y, one], 1)
+    coarse = y.to(dtype)
+    rest = (y.detach() - coarse.detach().to(y.dtype)).to(dtype)  # a constant: the gradient is that of the coarse part
+    return torch.cat([coarse, rest, coarse, one.to(dtype), one.to(dtype)], 1)
+
+
+def _in_two(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`tensor` as it is in a coarser type, and what that leaves."""
+    coarse = tensor.to(dtype)
+    return coarse, (tensor - coarse.to(tensor.dtype)).to(dtype)
 
 
 class _Distance(torch.autograd.Function):
