@@ -77,6 +77,18 @@ def cpus_for_each(nodes: Sequence[Mapping[str, float]], *, workers: int, use_gpu
     return max(1, min(sum(cpus) // workers, max(cpus)))
 
 
+def use_assigned_cpus() -> None:
+    """In a worker: compute on as many threads as it was given CPUs.
+
+    Ray sets OMP_NUM_THREADS before a worker's first task, and keeps the process for later ones that were given more.
+    """
+    import torch  # here: a driver without a worker of its own need not wait for it
+
+    cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 0))
+    if cpus >= 1:
+        torch.set_num_threads(cpus)
+
+
 def cluster_nodes() -> list[dict[str, float]]:
     """What each living node has."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

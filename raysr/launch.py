@@ -27,6 +27,7 @@ from raysr.cluster import (
     cluster_devices,
     cluster_nodes,
     cpus_for_each,
+    use_assigned_cpus,
 )
 from raysr.losses import PerceptualInfo
 from raysr.presets import CompareConfig
@@ -148,6 +149,7 @@ def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[
     """
 
     def work() -> None:
+        use_assigned_cpus()
         device = torch.device("cuda" if resources.use_gpu else "cpu")
         run_trial(Trial(spec, World(device=device)), Reporter(board.update.remote))
 

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from raysr import storage
 from raysr.batches import TrainingBatches
-from raysr.cluster import QUIET
+from raysr.cluster import QUIET, use_assigned_cpus
 from raysr.cost import ROUNDING, Budget
 from raysr.launch import Resources
 from raysr.ledger import Ledger
@@ -273,6 +273,7 @@ def _tune(money: _Money, resources: Resources) -> str | None:
 
     def work(config: dict[str, Any]) -> None:
         os.environ.update(QUIET)
+        use_assigned_cpus()
         device = torch.device("cuda" if resources.use_gpu else "cpu")
         spec = configured(base, search, config["index"], config["usd"])
         run_trial(Trial(spec, World(device=device)), _TuneReporter(lambda progress: None))

@@ -174,6 +174,9 @@ def _open_trial(spec: TrialSpec) -> Trial:
     """The trial in this Ray Train worker, distributed where it has several."""
     import ray.train.torch
 
+    from raysr.cluster import use_assigned_cpus
+
+    use_assigned_cpus()
     world = World.current(ray.train.torch.get_device())
     return Trial(spec, world, wrap=ray.train.torch.prepare_model if world.size > 1 else lambda model: model)
 
