@@ -506,6 +506,7 @@ def test_the_inverted_unet_is_alive_after_20_steps(learning_rate: float) -> None
     assert [is_live_after_20_steps("inverted_unet3", seed, learning_rate, loss) for seed in range(4)] == [True] * 4
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [1e-4, 1e-3])
 @pytest.mark.parametrize("arch", ["inverted_unet3", "inverted_unet4"])
