@@ -4,22 +4,18 @@ python benchmarks/memory.py
 python benchmarks/memory.py --archs inverted_unet4 --batch-size 8 --lr-px 256 --micro 1 --no-plain --rounds 1
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 import tyro
-from race import Way, device, difference, machine, race, synchronise
+from race import Way, difference, machine, race
 from train_step import Config as StepConfig
-from train_step import answer, network, pairs, plain
+from train_step import ours, plain
 
 from raysr.losses import load_perceptual
-from raysr.memory import estimate_step, keep_freed_memory
+from raysr.memory import estimate_step
 from raysr.models import build_model
 from raysr.perceptual import PerceptualLoss
-from raysr.precision import Precision, memory_format
-from raysr.step import Stepper
+from raysr.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -33,22 +29,6 @@ class Config:
     plain: bool = True
     """Race the plain way too, which needs far more."""
     rounds: int = 3
-
-
-def ours(config: StepConfig, arch: str, precision: Precision, micro_batch: int) -> Callable[[], np.ndarray]:
-    keep_freed_memory()
-    layout = memory_format(precision)
-    model, (lr, hr) = network(arch, fused=True).to(memory_format=layout), pairs(config, layout)
-    loss = PerceptualLoss(load_perceptual("vgg-random"), precision).to(device())
-    optimizer = torch.optim.Adam(model.parameters(), 0.0, fused=True)
-    stepper = Stepper(model, loss, optimizer, device=device(), precision=precision, micro_batch=micro_batch)
-
-    def run() -> np.ndarray:
-        seen = stepper.step(lr, hr)
-        synchronise()
-        return answer(seen.loss, model)
-
-    return run
 
 
 def main() -> None:

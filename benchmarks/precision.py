@@ -6,7 +6,7 @@ The same photographs, steps, order and starts; only the arithmetic differs.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,8 +18,8 @@ import tyro
 from raysr.cluster import start_ray
 from raysr.cost import Budget, Price
 from raysr.prepare import PrepareConfig, prepare
-from raysr.presets import DEMO_GEOMETRY
-from raysr.spec import TrainConfig, TrialSpec
+from raysr.presets import DEMO_GEOMETRY, PRESETS
+from raysr.spec import TrialSpec
 from raysr.train import Reporter, run_trial
 from raysr.trial import Trial
 from raysr.world import World
@@ -34,17 +34,8 @@ class Config:
 
 def score(config: Config, root: Path, arch: str, seed: int, precision: str) -> float:
     """Of the last validation, in float32 whatever the training was in."""
-    train = TrainConfig(
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup=0.02,
-        batch_size=4,
-        patch_px=32,
-        perceptual="vgg-random",
-        precision=precision,
-        eval_precision="float32",
-        evaluate_at=(),
-    )
+    demo = PRESETS["demo"][1].train
+    train = replace(demo, precision=precision, eval_precision="float32", evaluate_at=())
     spec = TrialSpec(
         arch=arch,
         seed=seed,

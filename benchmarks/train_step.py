@@ -68,15 +68,14 @@ def plain(config: Config, arch: str, precision: Precision) -> Callable[[], np.nd
     return run
 
 
-def ours(config: Config, arch: str, precision: Precision) -> Callable[[], np.ndarray]:
+def ours(config: Config, arch: str, precision: Precision, micro_batch: int | None = None) -> Callable[[], np.ndarray]:
     keep_freed_memory()
     layout = memory_format(precision)
     model, (lr, hr) = network(arch, fused=True).to(memory_format=layout), pairs(config, layout)
     loss = PerceptualLoss(load_perceptual("vgg-random"), precision).to(device())
     optimizer = torch.optim.Adam(model.parameters(), 0.0, fused=True)
-    stepper = Stepper(
-        model, loss, optimizer, device=device(), precision=precision, micro_batch=config.batch_size, may_shrink=False
-    )
+    at_a_time = micro_batch or config.batch_size
+    stepper = Stepper(model, loss, optimizer, device=device(), precision=precision, micro_batch=at_a_time)
 
     def run() -> np.ndarray:
         seen = stepper.step(lr, hr)
