@@ -1,7 +1,6 @@
 """Networks to be evaluated: by name, from a run's checkpoint, or from a file that the community's networks come in."""
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,7 @@ from torch import Tensor
 
 from raysr import storage
 from raysr.models import MODELS, build_model, count_parameters, find_architecture
-
-SUFFIXES = (".safetensors", ".pth")
-
-
-class CheckpointError(ValueError):
-    """A file that holds no network that can be evaluated; the message says what to do."""
+from raysr.models.frozen import SUFFIXES, CheckpointError, load_community, title_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +54,7 @@ def load_upscaler(model: str, scale: int | None, device: torch.device, arch: str
     if Path(model).is_file():
         raise CheckpointError(f"{model}: networks are read from {' and '.join(SUFFIXES)} files")
     network = build_model(model, scale or 2)
-    parameters = sum(tensor.numel() for tensor in network.parameters())
+    parameters = count_parameters(network)
     if parameters:
         raise ValueError(
             f"{find_architecture(model).title} has {parameters:,} parameters, and a name brings no trained ones: "
@@ -76,14 +70,14 @@ def _from_file(model: str, device: torch.device, arch: str | None) -> Upscaler:
     if not storage.exists(model):
         raise CheckpointError(f"no file {model}; names of architectures that need none: {_nameable()}")
     if not model.lower().endswith(".safetensors"):
-        return _community(model, None, device)
+        return _community(model, device)
     data = storage.read_bytes(model)
     try:
         tensors = load(data)
     except SafetensorError as error:
         raise CheckpointError(f"{model} is no safetensors file: {error}") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-    return _ours(model, tensors, header, device, arch) if "arch" in header else _community(model, tensors, device)
+    return _ours(model, tensors, header, device, arch) if "arch" in header else _community(model, device)
 
 
 def _nameable() -> str:
@@ -120,38 +114,15 @@ def _ours(
     )
 
 
-def _community(file: str, tensors: dict[str, Tensor] | None, device: torch.device) -> Upscaler:
-    """Any super-resolution network that spandrel recognises by its tensors."""
-    import spandrel  # here: it brings some forty architectures, and takes a second
-
-    try:
-        # Of a .pth, spandrel's unpickler lets nothing but tensors and dictionaries through.
-        loader = spandrel.ModelLoader(device)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)  # of SwinIR and its kin
-            state = tensors if tensors is not None else loader.load_state_dict_from_file(file)
-            found = loader.load_from_state_dict(spandrel.canonicalize_state_dict(state))
-    except spandrel.UnsupportedModelError as error:
-        raise CheckpointError(
-            f"{file} is neither a checkpoint of raysr (no architecture in its header) nor a network that spandrel knows"
-        ) from error
-    except Exception as error:  # damaged and forbidden files raise almost anything
-        raise CheckpointError(f"{file} cannot be read as a network: {error}") from error
-    name, channels = f"{found.architecture.name} ({Path(file).name})", (found.input_channels, found.output_channels)
-    if not isinstance(found, spandrel.ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
-        raise CheckpointError(f"{file} holds {name}, which does not enlarge pictures (x{found.scale})")
-    if channels not in ((1, 1), (3, 3)):
-        raise CheckpointError(
-            f"{file} holds {name} of {channels[0]} to {channels[1]} channels: expected 1 or 3 of both"
-        )
-    network = found.eval()
+def _community(file: str, device: torch.device) -> Upscaler:
+    found = load_community(file).to(device)
     return Upscaler(
-        name=name,
+        name=f"{found.architecture.name} ({title_of(file)})",
         scale=found.scale,
-        channels=1 if channels == (1, 1) else 3,
-        parameters=sum(tensor.numel() for tensor in found.model.parameters()),
+        channels=1 if found.input_channels == 1 else 3,
+        parameters=count_parameters(found.model, frozen=True),
         origin="community",
         cost="unknown",
-        run=network,  # it pads to the sizes that the network needs, and clamps
+        run=found,  # it pads to the sizes that the network needs, and clamps
         device=device,
     )

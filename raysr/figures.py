@@ -16,16 +16,20 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def quality_curve(run: Run) -> str:
-    """Quality against charged dollars as HTML: a line a trial, bicubic as a level; plotly's script stands inside."""
+    """Quality against charged dollars as HTML: a line a trial, and what is not trained as a level.
+
+    Plotly's script stands inside.
+    """
     figure = go.Figure()
     name = run.info["perceptual"]["name"]
-    archs = [arch for arch in dict.fromkeys(trial.arch for trial in run.trials) if arch != "bicubic"]
+    levels = {trial.arch for trial in run.trials if trial.arch == "bicubic" or find_architecture(trial.arch).frozen}
+    archs = [arch for arch in dict.fromkeys(trial.arch for trial in run.trials) if arch not in levels]
     shown: set[str] = set()
     groups: Any = run.curves.groupby(["arch", "seed"], sort=False)
     for (arch, _), points in groups:
-        if arch == "bicubic":
-            level = float(points["perceptual"].iloc[-1])
-            figure.add_hline(level, line_dash="dash", line_color="#555", annotation_text=f"bicubic {level:.4f}")
+        if arch in levels:
+            level, title = float(points["perceptual"].iloc[-1]), find_architecture(arch).title
+            figure.add_hline(level, line_dash="dash", line_color="#555", annotation_text=f"{title} {level:.4f}")
             continue
         figure.add_scatter(
             x=points["charged_usd"],

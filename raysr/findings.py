@@ -60,10 +60,16 @@ def find(run: Run) -> Findings:
 def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]]) -> list[str]:
     name, info = run.info["perceptual"]["name"], run.info
     said = _verdict(run, rows, pairs)
-    trained = [row for row in rows if row.params and row.perceptual is not None]
+    trained = [row for row in rows if row.trained and row.perceptual is not None]
     bicubic = next((row for row in rows if row.arch == "bicubic" and row.perceptual is not None), None)
     if trained and bicubic is not None:
         said += _against_bicubic(trained, bicubic)
+    said += [
+        f"{row.title} was trained elsewhere, on what and for how much is unknown: it stands in the tables with "
+        f"{name} {row.perceptual:.4f}, and takes no part in the verdict."
+        for row in rows
+        if row.charged_usd is None and row.perceptual is not None
+    ]
     if name != "LPIPS (VGG)":
         said.append(
             f"{name} is not LPIPS on the published weights: it ranks the networks of this run, and cannot be compared "
@@ -187,7 +193,7 @@ def _budget_in_words(run: Run) -> str:
 
 
 def _how_sure(rows: list[Standing]) -> list[str]:
-    trained = [row for row in rows if row.finished and row.params]
+    trained = [row for row in rows if row.finished and row.trained]
     if not trained:
         return []
     fewest = min(row.seeds for row in trained)

@@ -4,14 +4,16 @@ import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from raysr import storage
 from raysr.budget import Schedule
 from raysr.cost import CHARGED, PAPER_BUDGET, Budget, Segment
 from raysr.images import Geometry
-from raysr.models import MODELS, file_name, find_architecture, parse_arch, write_arch
+from raysr.models import CHECKPOINT, MODELS, file_name, find_architecture, parse_arch, write_arch
+from raysr.models.frozen import SUFFIXES, file_hash
 from raysr.prices import DEFAULT_PRICE_NAME
 from raysr.spec import TrainConfig
 
@@ -49,7 +51,8 @@ class CompareConfig:
     preset: Annotated[str, tyro.conf.Suppress]
     archs: tuple[str, ...] = PAPER_FIELD
     """Names of architectures, with options as in "inverted_unet3(width=32)"; package.module:Class for a network of your
-    own; a .toml file of several. `bicubic` is the yardstick and costs nothing."""
+    own; a .toml file of several; the .pth or .safetensors of a network that others have trained, to stand beside them.
+    `bicubic` is the yardstick and costs nothing."""
     seeds: int = 1
     """How often each is trained, from seed 0 on."""
     data: str | None = None
@@ -113,18 +116,30 @@ class CompareConfig:
 def expand_archs(word: str) -> list[str]:
     """One word of --archs: itself in the one way in which it is written, or what the .toml file of that name lists.
 
-    Such a file has a table `[[arch]]` for each: its `name`, and its options. Raises ValueError for a file that is
-    missing or is not like that.
+    Such a file has a table `[[arch]]` for each: its `name`, and its options. A network's file is pinned by its hash.
+    Raises ValueError for a file that is missing or is not like that.
     """
+    if word.lower().endswith(SUFFIXES):
+        return [_pinned(CHECKPOINT, {"file": word})]
     if not word.endswith(".toml"):
-        return [write_arch(*parse_arch(word))]
+        return [_pinned(*parse_arch(word))]
     try:
         tables = tomllib.loads(Path(word).read_text())["arch"]
-        return [
-            write_arch(table["name"], {key: value for key, value in table.items() if key != "name"}) for table in tables
-        ]
+        found = [(table["name"], {key: value for key, value in table.items() if key != "name"}) for table in tables]
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{word}: expected a TOML file of tables [[arch]], each with a name: {error}") from error
+    return [_pinned(name, options) for name, options in found]
+
+
+def _pinned(name: str, options: dict[str, Any]) -> str:
+    """An architecture in words; of a network's file its whole path and its hash, which stay the same in a resumed run.
+
+    Raises CheckpointError, a ValueError, for a file that is not there.
+    """
+    if name == CHECKPOINT and "file" in options:
+        file = storage.absolute(options["file"])
+        options |= {"file": file, "sha256": options.get("sha256") or file_hash(file)}
+    return write_arch(name, options)
 
 
 DEMO_GEOMETRY = Geometry(hr_px=192, scale=2, fit="tiles")

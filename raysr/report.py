@@ -26,6 +26,10 @@ def _share(row: Standing) -> str:
     return "-" if row.of_budget is None else f"{row.of_budget:.1%}"
 
 
+def _usd(row: Standing) -> str:
+    return "unknown" if row.charged_usd is None else format_usd(row.charged_usd).lstrip("$")
+
+
 def _p_value(p: float | None) -> str:
     return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -42,7 +46,7 @@ def print_table(run: Run, console: Console) -> None:
         table.add_column(column, justify="right")
     for row in found.standings:
         cells = [_score(row), _number(row.perceptual_start), _number(row.of_bicubic, 2), _number(row.ms_ssim)]
-        cells += [_number(row.psnr, 2), format_usd(row.charged_usd).lstrip("$"), _share(row), f"{row.steps:.0f}"]
+        cells += [_number(row.psnr, 2), _usd(row), _share(row), f"{row.steps:.0f}"]
         table.add_row(row.title, *cells, f"{row.epochs:.1f}", str(row.seeds), row.statuses)
     console.print()
     console.print(table)
@@ -86,7 +90,7 @@ def table_markdown(found: Findings) -> str:
         cells += [_number(known.paper_lpips), _number(known.paper_ms_ssim), _score(row), _number(row.perceptual_start)]
         cells += [_number(row.of_bicubic, 2), _number(row.perceptual_content), _number(row.ms_ssim)]
         cells += [_number(row.ms_ssim_content), _number(row.ssim), _number(row.psnr, 2), f"{row.epochs:.2f}"]
-        cells += [format_usd(row.charged_usd).lstrip("$"), _share(row)]
+        cells += [_usd(row), _share(row)]
         cells += ["-" if row.usd_per_epoch is None else f"{row.usd_per_epoch:.3g}", _number(row.inference_ms, 1)]
         cells += [f"{row.params:,}", str(row.seeds), row.statuses, *([_number(row.lpips_alex)] if second else [])]
         lines.append(cells)
@@ -176,7 +180,7 @@ def write_report(run: Run) -> str:
         number=_number,
         score=_score,
         share=_share,
-        usd=format_usd,
+        usd=_usd,
         architecture=find_architecture,
         differences=[[label, *_difference_cells(one)] for label, one in _labelled_differences(found)],
         quality=quality_rows(found),

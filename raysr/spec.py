@@ -13,7 +13,7 @@ from raysr.budget import Schedule
 from raysr.cost import CHARGED, Budget, Price, Segment, StepCost
 from raysr.flops import StepFlops, count_arch
 from raysr.losses import Perceptual, PerceptualWeights
-from raysr.models import build_model, count_parameters, file_name
+from raysr.models import build_model, count_parameters, file_name, find_architecture
 from raysr.objective import Objective, parse_loss
 from raysr.pairs import PairSet
 from raysr.precision import resolve_precision
@@ -108,8 +108,8 @@ class TrialSpec:
 
     @property
     def untrained(self) -> bool:
-        """Whether there is nothing to train: interpolation."""
-        return count_parameters(build_model(self.arch, 2)) == 0
+        """Whether there is nothing to train: interpolation, and networks that others have trained."""
+        return find_architecture(self.arch).frozen or count_parameters(build_model(self.arch, 2)) == 0
 
     @property
     def frozen_steps(self) -> int | None:

@@ -30,11 +30,13 @@ class Standing:
     """Trials that the scores are the mean of."""
     finished: bool
     """Whether it takes part in the verdict."""
+    trained: bool
+    """Whether the run trained it: neither interpolation nor a network from elsewhere."""
     params: int
     epochs: float
     steps: float
-    charged_usd: float
-    """Of one trial."""
+    charged_usd: float | None
+    """Of one trial; None where nobody knows what the network cost."""
     of_budget: float | None
     """Share of the budget; None where the budget is in epochs, and for what is not trained."""
     usd_per_epoch: float | None
@@ -86,24 +88,26 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
     ended = [trial for trial in all_trials if trial.status == "finished" and trial.perceptual is not None]
     trials = ended or [trial for trial in all_trials if trial.perceptual is not None] or all_trials
     perceptual = mean([trial.perceptual for trial in trials])
-    table = score_table(finished(run, run.images), arch, "perceptual")
-    params = all_trials[0].params
+    table = score_table(_ended(run, run.images, frozen=True), arch, "perceptual")
+    known, params = find_architecture(arch), all_trials[0].params
+    trained = params > 0 and not known.frozen
     return Standing(
         arch=arch,
-        title=find_architecture(arch).title,
+        title=known.title,
         statuses=", ".join(sorted({trial.status for trial in all_trials})),
         seeds=sum(trial.perceptual is not None for trial in trials),
-        finished=bool(ended),
+        finished=bool(ended) and not known.frozen,
+        trained=trained,
         params=params,
         epochs=mean([trial.epochs for trial in trials]) or 0.0,
         steps=mean([trial.steps for trial in trials]) or 0.0,
-        charged_usd=mean([trial.charged_usd for trial in trials]) or 0.0,
+        charged_usd=None if known.frozen else mean([trial.charged_usd for trial in trials]) or 0.0,
         of_budget=mean([t.charged_usd / t.budget_usd for t in trials if t.budget_usd and t.steps]),
         usd_per_epoch=mean([trial.usd_per_epoch for trial in trials]),
         inference_ms=mean([trial.inference_ms for trial in trials]),
         perceptual=perceptual,
         estimate=estimate(table.to_numpy()) if ended and not table.empty else None,
-        perceptual_start=mean([trial.perceptual_start for trial in trials]) if params else None,
+        perceptual_start=mean([trial.perceptual_start for trial in trials]) if trained else None,
         of_bicubic=perceptual / bicubic if perceptual is not None and bicubic else None,
         ms_ssim=mean([trial.ms_ssim for trial in trials]),
         ssim=mean([trial.ssim for trial in trials]),
@@ -122,7 +126,16 @@ def mean(values: Sequence[Any]) -> float | None:
 
 def finished(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of `run.images` or `run.curves` that take part in the verdict."""
-    ended = {(trial.arch, trial.seed) for trial in run.trials if trial.status == "finished"}
+    return _ended(run, frame, frozen=False)
+
+
+def _ended(run: Run, frame: pd.DataFrame, *, frozen: bool) -> pd.DataFrame:
+    """The rows of the trials that finished; those of networks from elsewhere among them, if `frozen`."""
+    ended = {
+        (trial.arch, trial.seed)
+        for trial in run.trials
+        if trial.status == "finished" and (frozen or not find_architecture(trial.arch).frozen)
+    }
     rows: Any = frame
     keys = zip(rows["arch"], rows["seed"], strict=True)
     return rows[pd.Series([key in ended for key in keys], index=rows.index, dtype=bool)]
@@ -135,7 +148,7 @@ def paired(run: Run, rows: Sequence[Standing], metric: str) -> list[Difference]:
     return differences(
         {arch: table for arch, table in tables.items() if not table.empty},
         lower_is_better=not METRICS[metric],
-        seedless=frozenset(row.arch for row in rows if not row.params),
+        seedless=frozenset(row.arch for row in rows if not row.trained),
     )
 
 

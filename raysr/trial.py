@@ -309,7 +309,7 @@ class Trial:
             seed=self.spec.seed,
             status="invalid" if violation else status,
             error=violation,
-            params=count_parameters(self.model),
+            params=count_parameters(self.model, frozen=not self.trainable),
             steps=self.step,
             epochs=self.epochs,
             budget_usd=self.spending.limit_usd,

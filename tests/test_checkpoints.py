@@ -10,7 +10,8 @@ from spandrel.architectures.SwinIR import SwinIR
 from torch import nn
 
 from raysr.checkpoints import CheckpointError, load_upscaler
-from raysr.models import build_model
+from raysr.models import build_model, count_parameters
+from raysr.models.frozen import file_hash
 from raysr.runs import TrialFiles
 
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ def test_code_named_in_a_header_is_not_run_before_it_is_confirmed(tmp_path: Path
         ({"arch": "espcn", "scale": "2"}, "does not fit the architecture that it names, espcn: Error"),
         ({"arch": "espcn"}, "does not fit the architecture that it names, espcn: 'scale'"),
         ({"arch": "esspcn", "scale": "2"}, "did you mean 'espcn'"),
-        (None, "neither a checkpoint of raysr .* nor a network that spandrel knows"),
+        (None, "no network that spandrel knows; a checkpoint of raysr is known by the architecture in its header"),
     ],
 )
 def test_tensors_that_are_not_what_the_header_says_are_refused(
@@ -135,6 +136,33 @@ def test_a_community_network_of_windows_takes_pictures_of_any_size(tmp_path: Pat
     save_file(model.state_dict(), file)
     found = load_upscaler(str(file), None, CPU)
     assert found.run(torch.rand(1, 3, 11, 19)).shape == (1, 3, 22, 38)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_community_network_takes_luminance_in_a_comparison_and_is_not_trained(channels: int, tmp_path: Path) -> None:
+    file = tmp_path / "2x.pth"
+    network = compact(channels).eval()
+    torch.save(network.state_dict(), file)
+    arch = f"checkpoint(file={str(file)!r}, sha256={file_hash(str(file))!r})"
+    model = build_model(arch, 2).eval()
+    lr = torch.rand(2, 1, 5, 7)
+    with torch.no_grad():
+        wanted = network(lr.expand(-1, channels, -1, -1)).clamp(0, 1).mean(1, keepdim=True)
+        assert torch.allclose(model(lr), wanted, atol=1e-6)
+    assert count_parameters(model) == 0
+    assert count_parameters(model, frozen=True) == count_parameters(network)
+    assert model.state_dict().keys() == {f"network.{name}" for name in network.state_dict()}
+
+
+def test_a_file_that_changed_or_is_for_another_scale_is_refused_in_a_comparison(tmp_path: Path) -> None:
+    file = tmp_path / "4x.pth"
+    torch.save(compact(1, scale=4).state_dict(), file)
+    arch = f"checkpoint(file={str(file)!r}, sha256={file_hash(str(file))!r})"
+    with pytest.raises(CheckpointError, match=r"is a network for x4, and the set is for x2"):
+        build_model(arch, 2)
+    torch.save(compact(1).state_dict(), file)
+    with pytest.raises(CheckpointError, match="has changed: the run began with a file whose SHA-256 begins with"):
+        build_model(arch, 2)
 
 
 def test_a_community_network_that_does_not_enlarge_is_refused(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import re
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from raysr.cli import fail, parse_preset
 from raysr.cost import Budget
+from raysr.models import file_name, find_architecture, parse_arch
 from raysr.presets import BUDGETS, PRESETS, CompareConfig, chosen_budget
 
 
@@ -112,6 +114,29 @@ def test_architectures_come_with_options_and_from_a_file(tmp_path: Path) -> None
     config = parse("paper", "--archs", "espcn", "inverted_unet3( width=16 )", str(file))
     variants = ("inverted_unet3(width=16)", "inverted_unet3(width=32, title='Half')", "inverted_unet4(width=8)")
     assert config.archs == ("espcn", *variants)
+
+
+def test_a_network_from_elsewhere_is_pinned_by_its_path_and_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "2x_o'ne.pth"
+    file.write_bytes(b"weights")
+    (tmp_path / "archs.toml").write_text(f'[[arch]]\nname = "checkpoint"\nfile = "{file}"\ntitle = "One"\n')
+    monkeypatch.chdir(tmp_path)
+    digest = hashlib.sha256(b"weights").hexdigest()[:12]
+    (pinned,) = parse("paper", "--archs", file.name).archs
+    assert parse_arch(pinned) == ("checkpoint", {"file": str(file), "sha256": digest})
+    assert file_name(pinned) == "2x_o_ne.pth"
+    file.write_bytes(b"other weights")
+    assert parse("paper", "--archs", pinned).archs == (pinned,)
+    (titled,) = parse("paper", "--archs", "archs.toml").archs
+    assert find_architecture(titled).title == "One"
+    with pytest.raises(SystemExit):
+        parse("paper", "--archs", "nowhere.pth")
+    assert f"no file {tmp_path}/nowhere.pth" in complaint_in(capsys.readouterr().err)
+    with pytest.raises(SystemExit):
+        parse("paper", "--archs", "checkpoint")
+    assert "checkpoint cannot be made as checkpoint(scale)" in complaint_in(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("text", ["arch = 3", "[[arch]]\nwidth = 3", "[[arch", "archs = []"])

@@ -22,12 +22,14 @@ from conftest import prepare_here, synthetic
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from spandrel.architectures.Compact import Compact
 from tensorboardX.proto.event_pb2 import Event
 
 from raysr import storage
 from raysr.compare import compare
 from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.evaluate import MEAN_NAMES
+from raysr.findings import find
 from raysr.images import Geometry
 from raysr.ledger import Entry, Ledger
 from raysr.manifest import ManifestError
@@ -182,6 +184,29 @@ def test_bicubic_that_cannot_be_scored_is_a_failed_trial_like_any_other(
     outcome = compare(configured(pairs, tmp_path, ("bicubic",)), Console(file=StringIO()))
     assert [trial.status for trial in outcome.run.trials] == ["failed"]
     assert re.search(r"NotADirectoryError|FileExistsError", str(outcome.error))
+
+
+def test_a_network_from_elsewhere_is_scored_beside_the_others_and_its_cost_is_unknown(
+    pairs: str, ray_session: None, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(
+            Compact(num_in_ch=3, num_out_ch=3, num_feat=4, num_conv=1, upscale=2).state_dict(), tmp_path / "2x.pth"
+        )
+    said = StringIO()
+    archs = ("bicubic", str(tmp_path / "2x.pth"))
+    outcome = compare(replace(configured(pairs, tmp_path / "runs", archs), seeds=2), Console(file=said, width=200))
+    assert outcome.error is None
+    bicubic, elsewhere = outcome.run.trials
+    assert elsewhere.status == "finished"
+    assert elsewhere.params > 100
+    assert elsewhere.perceptual is not None
+    assert elsewhere.perceptual != bicubic.perceptual
+    assert (elsewhere.steps, elsewhere.charged_usd) == (0, 0.0)
+    assert find(outcome.run).winner == "bicubic"
+    assert "2x.pth was trained elsewhere" in " ".join(find(outcome.run).sentences)
+    assert Path(write_report(outcome.run)).is_file()
 
 
 def test_a_network_that_the_data_does_not_fit_is_refused_before_any_money_is_spent(

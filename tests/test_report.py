@@ -213,7 +213,36 @@ def test_the_report_needs_no_other_file_and_escapes_what_it_shows(tmp_path: Path
     assert page.count('<img src="data:image/png;base64,') == 4
     assert "a &lt;processor&gt;" in page
     assert "a <processor>" not in page
-    assert "bicubic 0.0100" in page
+    assert "Bicubic 0.0100" in page
+
+
+def test_a_network_trained_elsewhere_stands_in_the_tables_and_outside_the_verdict(tmp_path: Path) -> None:
+    arch = "checkpoint(file='/nowhere/2x_good.pth', sha256='0123456789ab')"
+    trials = [row("srcnn", 0.02, seed) for seed in range(3)] + [row("bicubic", 0.01)]
+    elsewhere = row(arch, 0.001, params=5000, steps=0, epochs=0.0, charged_usd=0.0, usd_per_epoch=None)
+    run, alone = make_run(tmp_path, *trials, elsewhere), make_run(tmp_path, *trials)
+    found, without = find(run), find(alone)
+    best = found.standings[0]
+    assert (best.title, best.charged_usd, best.of_budget, best.finished) == ("2x_good.pth", None, None, False)
+    assert best.params == 5000
+    assert best.estimate is not None
+    assert found.winner == without.winner == "bicubic"
+    assert (found.differences, found.quality, found.fast_front) == (
+        without.differences,
+        without.quality,
+        without.fast_front,
+    )
+    assert found.sentences[0] == without.sentences[0]
+    told = "2x_good.pth was trained elsewhere, on what and for how much is unknown: it stands in the tables with LPIPS"
+    assert told in said(run)
+    text = table_markdown(found)
+    assert re.search(r"\| 2x_good.pth \|.* 0.0010 .*\| unknown \| - \| - \|.*\| 5,000 \|", text)
+    printed = StringIO()
+    print_table(run, Console(file=printed, width=300))
+    assert re.search(r"2x_good.pth +0.0010 .* unknown +-", printed.getvalue())
+    page = Path(write_report(run)).read_text()
+    assert "2x_good.pth 0.0010" in page
+    assert "<td>unknown</td><td>-</td>" in page
 
 
 def test_the_second_opinion_stands_beside_the_first_where_there_is_one(tmp_path: Path) -> None:

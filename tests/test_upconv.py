@@ -90,3 +90,11 @@ def test_a_second_gradient_is_refused() -> None:
     (gradient,) = torch.autograd.grad(upsample_conv_relu(x, up).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+def test_weights_that_are_channels_last_give_what_is_channels_last_of_any_luminance() -> None:
+    conv = nn.Conv2d(1, 4, 3, padding=1).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    x = torch.randn(2, 1, 6, 5)
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        with torch.no_grad():
+            assert upsample_conv_relu(given, conv).is_contiguous(memory_format=torch.channels_last)

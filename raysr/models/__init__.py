@@ -21,6 +21,7 @@ from raysr.models import community
 from raysr.models.bicubic import Bicubic
 from raysr.models.edsr import EDSR, MDSR
 from raysr.models.espcn import ESPCN, KerasESPCN
+from raysr.models.frozen import Frozen, title_of
 from raysr.models.inverted_unet import InvertedUNet
 from raysr.models.srcnn import SRCNN
 from raysr.models.srresnet import SRResNet
@@ -46,6 +47,8 @@ class Architecture:
     paper_ms_ssim: float | None = None
     scales: tuple[int, ...] = (2, 3, 4)
     """For which it is defined."""
+    frozen: bool = False
+    """Trained elsewhere, for a sum that nobody knows: shown beside the others, and outside their verdict."""
 
 
 _PAPER = "Lalchandani 2025, Machine Learning for Resolution"
@@ -92,6 +95,10 @@ MODELS: dict[str, Architecture] = {
 """Every architecture by name; `bicubic` is the one that is not trained."""
 
 
+CHECKPOINT = "checkpoint"
+"""The name of a network that others have trained, with its `file` as an option."""
+
+
 def build_model(arch: str, scale: int) -> nn.Module:
     """A freshly initialised network; seed torch before the call.
 
@@ -110,7 +117,8 @@ def build_model(arch: str, scale: int) -> nn.Module:
 
 def find_architecture(arch: str) -> Architecture:
     """The row of `arch`: a name of MODELS, or `package.module:Class` for a network of the user's own, either with
-    options as in `inverted_unet3(width=32)`. The option `title` is what tables print.
+    options as in `inverted_unet3(width=32)`, or `checkpoint(file="2x.pth")` for one that others have trained, whose
+    file is first read when it is built. The option `title` is what tables print.
 
     Raises ValueError for what cannot be read, an unknown name (with the closest known one) or option, and a module or
     class that is not there.
@@ -120,6 +128,8 @@ def find_architecture(arch: str) -> Architecture:
         row = MODELS[name]
     elif ":" in name:
         row = _own(name)
+    elif name == CHECKPOINT:
+        row = Architecture(title_of(str(options.get("file"))), Frozen, "trained elsewhere", None, frozen=True)
     else:
         closest = get_close_matches(name, MODELS, n=1, cutoff=0.4)
         hint = f"; did you mean {closest[0]!r}?" if closest else ";"
@@ -132,11 +142,12 @@ def find_architecture(arch: str) -> Architecture:
         return row
     shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
     return Architecture(
-        title=str(title) if title is not None else f"{row.title} ({shown})",
+        title=str(title) if title is not None else row.title if row.frozen else f"{row.title} ({shown})",
         build=partial(row.build, **options),
         source=f"{row.source}; {shown}" if shown else row.source,
         year=row.year,
         scales=row.scales,
+        frozen=row.frozen,
     )
 
 
@@ -163,7 +174,11 @@ def write_arch(name: str, options: dict[str, Any]) -> str:
 
 
 def file_name(arch: str) -> str:
-    """`arch` in characters that are safe in the name of a file: `inverted_unet3_width_32`."""
+    """`arch` in characters that are safe in the name of a file: `inverted_unet3_width_32`. Of a checkpoint, its file's
+    name is enough."""
+    name, options = parse_arch(arch)
+    if name == CHECKPOINT:
+        arch = str(options.get("title", title_of(str(options.get("file")))))
     return re.sub(r"[^\w.+-]+", "_", arch).strip("_")
 
 
@@ -202,6 +217,6 @@ def _check_options(name: str, row: Architecture, options: dict[str, Any]) -> Non
         raise ValueError(f"{name} cannot be made as {call}: {error}") from error
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def count_parameters(model: nn.Module, *, frozen: bool = False) -> int:
+    """Trainable parameters; with `frozen`, all."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or frozen)

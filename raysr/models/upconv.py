@@ -27,12 +27,16 @@ def overshoot(x: Float[Tensor, "n i h w"], up: nn.Conv2d, down: nn.Conv2d) -> Fl
 
 
 def transposed_kernel(weight: Float[Tensor, "o i 3 3"]) -> Float[Tensor, "i o 4 4"]:
-    """The kernel of the transposed convolution with stride 2 and padding 1 that equals nearest x2 and then `weight`."""
+    """The kernel of the transposed convolution with stride 2 and padding 1 that equals nearest x2 and then `weight`.
+
+    It is channels-last where `weight` is: the library then writes what it gives in that layout, whatever the input's.
+    """
+    layout = torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
     for axis in (2, 3):
         first, middle, last = weight.unbind(axis)
         # After nearest x2 two neighbouring taps of the 3x3 kernel meet the same input pixel: their weights add up.
         weight = torch.stack([last, middle + last, first + middle, first], axis)
-    return weight.transpose(0, 1).contiguous()
+    return weight.transpose(0, 1).contiguous(memory_format=layout)
 
 
 def _operands(x: Tensor, *others: Tensor | None) -> list[Tensor]:

@@ -1,0 +1,90 @@
+"""Networks that others have trained, from the files that they come in: judged beside ours, and not trained."""
+
+import hashlib
+import tempfile
+import warnings
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from raysr import storage
+
+if TYPE_CHECKING:
+    from spandrel import ImageModelDescriptor
+
+SUFFIXES = (".safetensors", ".pth")
+
+_SHA256_DIGITS = 12
+
+
+class CheckpointError(ValueError):
+    """A file that holds no network that can be used; the message says what to do."""
+
+
+class Frozen(nn.Module):
+    """A super-resolution network of the community's on luminance, with nothing left to train.
+
+    A network for colours gets luminance three times, and the mean of what comes out counts. Pictures are padded to the
+    sizes that the network needs, and what it gives is clamped to [0, 1].
+    """
+
+    def __init__(self, scale: int, file: str, sha256: str | None = None) -> None:
+        """From `file` (.pth or .safetensors, on a disk or an object store), whose hash must begin with `sha256`.
+
+        Raises CheckpointError for a file that is no such network, is for another scale, or has changed.
+        """
+        super().__init__()
+        if sha256 is not None and file_hash(file) != sha256:
+            raise CheckpointError(f"{file} has changed: the run began with a file whose SHA-256 begins with {sha256}")
+        self._found = load_community(file)
+        if self._found.scale != scale:
+            raise CheckpointError(f"{file} is a network for x{self._found.scale}, and the set is for x{scale}")
+        self.network = self._found.model.requires_grad_(requires_grad=False)
+
+    def forward(self, lr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 H W"]:
+        """Enlarge `lr`."""
+        return self._found(lr.expand(-1, self._found.input_channels, -1, -1)).mean(dim=1, keepdim=True)
+
+
+def file_hash(file: str) -> str:
+    """The first digits of the file's SHA-256. Raises CheckpointError where there is no file."""
+    if not storage.exists(file):
+        raise CheckpointError(f"no file {file}")
+    return hashlib.sha256(storage.read_bytes(file)).hexdigest()[:_SHA256_DIGITS]
+
+
+def title_of(file: str) -> str:
+    """As printed in tables."""
+    return PurePosixPath(file).name
+
+
+def load_community(file: str) -> "ImageModelDescriptor":
+    """Any super-resolution network that spandrel recognises by its tensors, on the CPU, ready to be judged.
+
+    Raises CheckpointError for anything else. Of a .pth nothing but tensors and dictionaries is unpickled.
+    """
+    import spandrel  # here: it brings some forty architectures, and takes a second
+
+    try:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)  # of SwinIR and its kin
+            local = Path(folder, f"network{PurePosixPath(file).suffix.lower()}")
+            local.write_bytes(storage.read_bytes(file))
+            found = spandrel.ModelLoader("cpu").load_from_file(local)
+    except spandrel.UnsupportedModelError as error:
+        raise CheckpointError(
+            f"{file} holds no network that spandrel knows; a checkpoint of raysr is known by the architecture in its "
+            "header, and jobs/evaluate.py takes it"
+        ) from error
+    except Exception as error:  # damaged and forbidden files raise almost anything
+        raise CheckpointError(f"{file} cannot be read as a network: {error}") from error
+    name, channels = f"{found.architecture.name} ({title_of(file)})", (found.input_channels, found.output_channels)
+    if not isinstance(found, spandrel.ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
+        raise CheckpointError(f"{file} holds {name}, which does not enlarge pictures (x{found.scale})")
+    if channels not in ((1, 1), (3, 3)):
+        raise CheckpointError(
+            f"{file} holds {name} of {channels[0]} to {channels[1]} channels: expected 1 or 3 of both"
+        )
+    return found.eval()
