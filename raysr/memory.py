@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,12 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 _NEVER = 2**31 - 1
 
-FREE_SHARE = 0.8
-"""Share of the free memory that a step may take by estimate: allocators leave holes, and libraries need some too."""
+FREE_SHARE = {"cpu": 0.5, "cuda": 0.8}
+"""Share of the free memory that a step may take by estimate: allocators leave holes, and libraries need some too. On a
+CPU steps took 1.3 to 1.6 times the estimate (benchmarks/memory.py); a GPU that runs out takes fewer pairs."""
+
+ENOUGH_BYTES = {"cpu": 200e6, "cuda": math.inf}
+"""Beyond this, more pairs at a time take more memory and no less time: on a CPU that is soon (benchmarks/memory.py)."""
 
 ESTIMATED_PX = 16
 """Side of the smaller of the two inputs that memory is estimated from, or what the loss needs; the other's is twice."""
@@ -61,11 +66,12 @@ class StepBytes:
     pair: float
     """For each pair in it."""
 
-    def pairs(self, free: float | None, most: int) -> int:
-        """How many of `most` pairs may be in the network at a time within FREE_SHARE of `free` bytes, at least 1."""
-        if free is None:
-            return most
-        return max(1, min(most, int((FREE_SHARE * free - self.fixed) / self.pair)))
+    def pairs(self, free: float | None, most: int, kind: str) -> int:
+        """How many of `most` pairs to take through the network at a time on a device of this `kind` (cpu, cuda) with
+        `free` bytes: no more than fit, and no more than make the step faster; at least 1."""
+        fit = most if free is None else int((FREE_SHARE[kind] * free - self.fixed) / self.pair)
+        faster = min(most, ENOUGH_BYTES[kind] / self.pair)
+        return max(1, min(most, fit, math.ceil(faster)))
 
 
 def estimate_step(

@@ -126,7 +126,7 @@ def choose_micro_batch(
     if whole or (wanted is not None):
         return share if whole else min(share, int(wanted or share))
     need = estimate_step(model, loss, px, scale, precision, least_px=least_px)
-    return need.pairs(free_bytes(device), share)
+    return need.pairs(free_bytes(device), share, device.type)
 
 
 def is_constant(pictures: Tensor) -> Tensor:

@@ -467,18 +467,8 @@ def test_a_run_in_a_bucket_is_resumed_after_its_driver_was_killed(pairs: str, s3
     )
 
 
-OWN = """
-from torch import nn
-
-class MyNet(nn.Module):
-    def __init__(self, scale, features=8):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(1, features, 3, padding=1), nn.ReLU(),
-                                    nn.Conv2d(features, scale**2, 3, padding=1), nn.PixelShuffle(scale))
-
-    def forward(self, lr):
-        return self.layers(lr)
-"""
+OWN = re.findall(r"```python\n(# my_network.py\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+"""The network that the README shows."""
 
 
 @pytest.mark.slow

@@ -113,13 +113,21 @@ def test_what_is_asked_for_is_taken_and_else_what_fits(monkeypatch: pytest.Monke
     assert [chosen(model, wanted) for wanted in (1, 3, 100, None)] == [1, 3, 8, 8]
     pair = estimate_step(model, SquaredError(), 32, 2, "float32").pair
     for room, fits in ((0.1, 1), (3.5, 3), (100, 8)):
-        monkeypatch.setattr("raysr.step.free_bytes", lambda device, room=room: room * pair / 0.8 + 1e6)
+        monkeypatch.setattr("raysr.step.free_bytes", lambda device, room=room: room * pair / 0.5 + 1e6)
         assert chosen(model, None) == fits
 
 
 def test_how_many_pairs_fit_is_the_free_memory_over_what_each_keeps() -> None:
     need = StepBytes(fixed=100.0, pair=50.0)
-    assert [need.pairs(free, 8) for free in (None, 0, 250, 500, 1e9)] == [8, 1, 2, 6, 8]
+    assert [need.pairs(free, 8, "cuda") for free in (None, 0, 250, 500, 1e9)] == [8, 1, 2, 6, 8]
+    assert [need.pairs(free, 8, "cpu") for free in (None, 0, 250, 600, 1e9)] == [8, 1, 1, 4, 8]
+
+
+def test_on_a_cpu_no_more_pairs_go_through_than_make_a_step_faster() -> None:
+    large = StepBytes(fixed=0.0, pair=90e6)
+    assert large.pairs(1e12, 8, "cuda") == 8
+    assert [large.pairs(free, 8, "cpu") for free in (None, 1e12)] == [3, 3]
+    assert StepBytes(fixed=0.0, pair=900e6).pairs(1e12, 8, "cpu") == 1
     free = free_bytes(CPU)
     assert free is None or free > 1e6
 

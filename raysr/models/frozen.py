@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 import warnings
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ def title_of(file: str) -> str:
     return PurePosixPath(file).name
 
 
-def load_community(file: str) -> "ImageModelDescriptor":
+def load_community(file: str) -> "ImageModelDescriptor[Any]":
     """Any super-resolution network that spandrel recognises by its tensors, on the CPU, ready to be judged.
 
     Raises CheckpointError for anything else. Of a .pth nothing but tensors and dictionaries is unpickled.
