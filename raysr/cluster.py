@@ -26,8 +26,8 @@ def start_ray(*, num_cpus: int | None = None) -> None:
     address = os.environ.get("RAY_ADDRESS", "local")
     local: dict[str, Any] = {}
     if address == "local":
-        # Ray gives its workers the lowest priority but four. Its own processes, of which each wakes up a hundred times a
-        # second, then interrupt every step: 13 % slower on two cores, and 3 % with the same priority for all.
+        # Ray lowers its workers' priority (nice 15). Its own processes, which wake up a hundred times a second each,
+        # then interrupt every step: 13 % slower on two cores, and 3 % with the same priority for all (docs/log.md).
         local = {"num_cpus": num_cpus, "include_dashboard": False, "_system_config": {"worker_niceness": 0}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raysr.models import build_model
+from raysr.models.strips import STRIP_BYTES, WHOLE_STRIPS, strip_rows
 from raysr.models.upconv import overshoot, upsample_conv_relu
 
 SIZES = [(1, 1), (2, 3), (5, 7), (8, 8), (13, 4)]
@@ -51,6 +52,37 @@ def test_one_transposed_convolution_is_the_upsample_and_its_convolution(
         assert torch.allclose(y, expected, rtol=0, atol=1e-12)
         for gradient, right in zip(gradients, wanted, strict=True):
             assert torch.allclose(gradient, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("size", SIZES)
+def test_in_strips_the_block_gives_the_same_numbers_as_the_layers(
+    size: tuple[int, int], rows: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raysr.models.upconv.strip_rows", lambda x, kernel, learning: rows)
+    up, down = (layer.to(memory_format=layout) for layer in convolutions(inputs=3))  # pyright: ignore[reportCallIssue]
+    x = torch.randn(2, 3, *size, dtype=torch.float64).contiguous(memory_format=layout)
+    (y, gradients), (expected, wanted) = (
+        value_and_gradients(run, x, [up, down])
+        for run in (lambda x: overshoot(x, up, down), lambda x: nn.functional.relu(down(plain_up(x, up))))
+    )
+    assert torch.allclose(y, expected, rtol=0, atol=1e-12)
+    for gradient, right in zip(gradients, wanted, strict=True):
+        assert torch.allclose(gradient, right, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.allclose(overshoot(x, up, down), expected, rtol=0, atol=1e-12)
+
+
+def test_only_what_is_large_goes_in_strips() -> None:
+    kernel = torch.zeros(3, 16, 4, 4)
+    row = 4 * 512 * 16 * 4
+    most = WHOLE_STRIPS * STRIP_BYTES["cpu"] // row
+    assert strip_rows(torch.empty(1, 3, most, 512), kernel, learning=True) is None
+    assert strip_rows(torch.empty(2, 3, most, 512), kernel, learning=True) == STRIP_BYTES["cpu"] // row
+    assert strip_rows(torch.empty(4, 3, most, 512), kernel, learning=False) is None
+    assert strip_rows(torch.empty(5, 3, most, 512), kernel, learning=False) == STRIP_BYTES["cpu"] // row
+    assert strip_rows(torch.empty(1, 3, 64, 1 << 20, device="meta"), kernel, learning=False) == 1
 
 
 @pytest.mark.parametrize("options", ["", ", skip=True", ", blocks=2", ", skip=True, blocks=1"])

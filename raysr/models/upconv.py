@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from raysr.models.strips import channel_sums, strip_rows, strips_backward, strips_forward
+
 
 def upsample_conv_relu(x: Float[Tensor, "n i h w"], conv: nn.Conv2d) -> Float[Tensor, "n o 2*h 2*w"]:
     """`relu(conv(upsample(x, 2, "nearest")))` for a 3x3 convolution with padding 1, borders and gradients included.
@@ -21,9 +23,15 @@ def overshoot(x: Float[Tensor, "n i h w"], up: nn.Conv2d, down: nn.Conv2d) -> Fl
     """`relu(down(upsample_conv_relu(x, up)))` for a `down` that is a 3x3 convolution of stride 2 with padding 1.
 
     What lies between the two is by far the largest thing in the network. Here nobody else can see it, so its gradient
-    is masked where it lies, and no third tensor of its size is needed.
+    is masked where it lies, and where it is large it is only ever there in strips (raysr.models.strips).
     """
-    return _Overshoot.apply(*_operands(x, transposed_kernel(up.weight), up.bias, down.weight, down.bias))
+    x, kernel, *others = _operands(x, transposed_kernel(up.weight), up.bias, down.weight, down.bias)
+    if not torch.is_grad_enabled():
+        rows = strip_rows(x, kernel, learning=False)
+        if rows is not None:
+            bias, weight, down_bias = others
+            return strips_forward(x, kernel, bias, weight, down_bias, rows)
+    return _Overshoot.apply(x, kernel, *others)
 
 
 def transposed_kernel(weight: Float[Tensor, "o i 3 3"]) -> Float[Tensor, "i o 4 4"]:
@@ -74,6 +82,9 @@ class _Overshoot(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, kernel, y, down, z = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad, z, 0)
+        rows = strip_rows(x, kernel, learning=True)
+        if rows is not None:
+            return strips_backward(grad, x, kernel, y, down, rows)
         grad_y, grad_down, grad_down_bias = torch.ops.aten.convolution_backward(
             grad, y, down, [len(down)], [2, 2], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
         )
@@ -90,12 +101,3 @@ def _transposed_backward(
         grad, x, kernel, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, [False, True, False]
     )
     return grad_x, grad_kernel, channel_sums(grad)
-
-
-def channel_sums(grad: Float[Tensor, "n c h w"]) -> Float[Tensor, " c"]:
-    """The gradient of a bias. The library's own for a transposed convolution takes longer on a CPU than all the rest of
-    its backward pass; as a product with a row of ones it costs next to nothing (docs/log.md)."""
-    if not grad.is_contiguous(memory_format=torch.channels_last):
-        return grad.sum((0, 2, 3))
-    pixels = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
-    return (pixels.new_ones(1, len(pixels)) @ pixels)[0]
