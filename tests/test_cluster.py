@@ -1,5 +1,6 @@
 """cluster.yaml, as far as it can be checked without a cloud."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,17 @@ def test_a_misspelt_setting_would_not_pass(config: dict[str, Any]) -> None:
 
     with pytest.raises(ValidationError, match="idle_timeout_minuets"):
         validate_config(prepare_config(config | {"idle_timeout_minuets": 5}))
+
+
+@pytest.mark.ray
+def test_workers_have_the_same_priority_as_what_started_ray(ray_session: None) -> None:
+    task: Any = ray.remote(lambda: os.getpriority(os.PRIO_PROCESS, 0))
+    assert ray.get(task.remote()) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_nodes_start_ray_with_that_priority_too(config: dict[str, Any]) -> None:
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert "RAY_worker_niceness=0 ray start" in " ".join(config[commands])
 
 
 def test_node_settings_are_names_that_ec2_knows(config: dict[str, Any]) -> None:
