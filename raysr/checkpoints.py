@@ -1,6 +1,5 @@
 """Networks to be evaluated: by name, from a run's checkpoint, or from a file that the community's networks come in."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from raysr import storage
-from raysr.models import MODELS, build_model, count_parameters, find_architecture
-from raysr.models.frozen import SUFFIXES, CheckpointError, load_community, title_of
+from raysr.models import CHECKPOINT, MODELS, build_model, count_parameters, find_architecture, parse_arch
+from raysr.models.pretrained import SUFFIXES, CheckpointError, header_of, is_network_file, load_community, title_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +45,18 @@ def load_upscaler(model: str, scale: int | None, device: torch.device, arch: str
     `arch` confirms a checkpoint's architecture where that is code of the user's own. Raises ValueError
     (CheckpointError for files) with what to do, also where `scale` is given and the file is of another.
     """
-    if model.lower().endswith(SUFFIXES):
+    if is_network_file(model):
         found = _from_file(model, device, arch)
         if scale not in (None, found.scale):
             raise CheckpointError(f"{model} is a network for x{found.scale}, and --scale says {scale}")
         return found
     if Path(model).is_file():
         raise CheckpointError(f"{model}: networks are read from {' and '.join(SUFFIXES)} files")
+    name, options = parse_arch(model)
+    if name == CHECKPOINT and "file" in options:
+        return load_upscaler(options["file"], scale, device, arch)
     network = build_model(model, scale or 2)
-    parameters = count_parameters(network)
+    parameters = count_parameters(network, trainable_only=False)
     if parameters:
         raise ValueError(
             f"{find_architecture(model).title} has {parameters:,} parameters, and a name brings no trained ones: "
@@ -69,14 +71,13 @@ def load_upscaler(model: str, scale: int | None, device: torch.device, arch: str
 def _from_file(model: str, device: torch.device, arch: str | None) -> Upscaler:
     if not storage.exists(model):
         raise CheckpointError(f"no file {model}; names of architectures that need none: {_nameable()}")
-    if not model.lower().endswith(".safetensors"):
+    if not is_network_file(model, ".safetensors"):
         return _community(model, device)
-    data = storage.read_bytes(model)
     try:
-        tensors = load(data)
+        tensors = load(storage.read_bytes(model))
     except SafetensorError as error:
         raise CheckpointError(f"{model} is no safetensors file: {error}") from error
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    header = header_of(model)
     return _ours(model, tensors, header, device, arch) if "arch" in header else _community(model, device)
 
 
@@ -92,6 +93,8 @@ def _ours(
     # A file must not choose which code is imported and called: one that names code outside raysr needs a word for it.
     if ":" in named.partition("(")[0] and arch != named:
         raise CheckpointError(f"{file} is of a network of your own, {named}: if that is so, add --arch '{named}'")
+    if named.partition("(")[0].strip() == CHECKPOINT:
+        raise CheckpointError(f"{file} names another file, {named}: give that one")
     if arch not in (None, named):
         raise CheckpointError(f"{file} is of {named}, and --arch says {arch}")
     try:
@@ -120,7 +123,7 @@ def _community(file: str, device: torch.device) -> Upscaler:
         name=f"{found.architecture.name} ({title_of(file)})",
         scale=found.scale,
         channels=1 if found.input_channels == 1 else 3,
-        parameters=count_parameters(found.model, frozen=True),
+        parameters=count_parameters(found.model, trainable_only=False),
         origin="community",
         cost="unknown",
         run=found,  # it pads to the sizes that the network needs, and clamps

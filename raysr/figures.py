@@ -22,7 +22,7 @@ def quality_curve(run: Run) -> str:
     """
     figure = go.Figure()
     name = run.info["perceptual"]["name"]
-    levels = {trial.arch for trial in run.trials if trial.arch == "bicubic" or find_architecture(trial.arch).frozen}
+    levels = {trial.arch for trial in run.trials if trial.arch == "bicubic" or find_architecture(trial.arch).pretrained}
     archs = [arch for arch in dict.fromkeys(trial.arch for trial in run.trials) if arch not in levels]
     shown: set[str] = set()
     groups: Any = run.curves.groupby(["arch", "seed"], sort=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysr.cost import Price, format_usd
-from raysr.models import find_architecture
+from raysr.models import find_architecture, label
 from raysr.runs import Run, TrialRow
 from raysr.standings import METRICS, QualityAt, Standing, fast_front, paired, quality, standings, winner
 from raysr.statistics import LEVEL, Difference, Estimate
@@ -108,7 +108,9 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
     priced = price.get("accelerator")
     if priced and not info["notional"] and priced.removeprefix("RTX ").split()[0].lower() not in info["device"].lower():
         said.append(f"That price is of another card ({priced}): give yours with --price, here or to jobs/report.py.")
-    said += [f"{trial.arch} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)]
+    said += [
+        f"{label(trial.arch)} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)
+    ]
     return said
 
 
@@ -215,7 +217,7 @@ def _how_sure(rows: list[Standing]) -> list[str]:
 def _disagreements(rows: list[Standing], leader: Standing, pairs: dict[str, list[Difference]]) -> list[str]:
     labels = {"lpips_alex": "LPIPS (Alex)", "ms_ssim": "MS-SSIM", "ssim": "SSIM", "psnr": "PSNR"}
     said: list[str] = []
-    for metric, label in labels.items():
+    for metric, words in labels.items():
         scored = [row for row in rows if row.finished and getattr(row, metric) is not None]
         if not scored:
             continue
@@ -224,7 +226,7 @@ def _disagreements(rows: list[Standing], leader: Standing, pairs: dict[str, list
         if best.arch != leader.arch:
             pair = [one for one in pairs[metric] if {one.a, one.b} == {best.arch, leader.arch}]
             sure = "" if pair and pair[0].separable else " (not separable)"
-            said.append(f"{label} puts {best.title} first{sure}")
+            said.append(f"{words} puts {best.title} first{sure}")
     return [f"The metrics disagree: {'; '.join(said)}."] if said else []
 
 

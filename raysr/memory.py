@@ -21,10 +21,10 @@ _NEVER = 2**31 - 1
 
 FREE_SHARE = {"cpu": 0.5, "cuda": 0.8}
 """Share of the free memory that a step may take by estimate: allocators leave holes, and libraries need some too. On a
-CPU steps took 1.3 to 1.6 times the estimate (benchmarks/memory.py); a GPU that runs out takes fewer pairs."""
+CPU steps took up to 1.7 times the estimate (benchmarks/memory.py); a GPU that runs out takes fewer pairs."""
 
 ENOUGH_BYTES = {"cpu": 200e6, "cuda": math.inf}
-"""Beyond this, more pairs at a time take more memory and no less time: on a CPU that is soon (benchmarks/memory.py)."""
+"""When the pairs taken together keep this much, more of them take memory and save no time (benchmarks/memory.py)."""
 
 ESTIMATED_PX = 16
 """Side of the smaller of the two inputs that memory is estimated from, or what the loss needs; the other's is twice."""
@@ -80,7 +80,8 @@ def estimate_step(
     """What a step on squares of `hr_px` target pixels keeps for its backward pass, and twice the largest part of that.
 
     Counted for two small squares on a copy on the CPU, and continued in a straight line over their area: convolutions
-    keep so much for each pixel, and so much for their weights.
+    keep so much for each pixel, and so much for their weights. Cautious where the largest part goes in strips
+    (raysr.models.strips): its gradient is never there whole, and is counted whole.
     """
     cpu = torch.device("cpu")
     network, judge = (copy.deepcopy(module).to(cpu) for module in (model, loss))

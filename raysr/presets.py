@@ -13,7 +13,7 @@ from raysr.budget import Schedule
 from raysr.cost import CHARGED, PAPER_BUDGET, Budget, Segment
 from raysr.images import Geometry
 from raysr.models import CHECKPOINT, MODELS, file_name, find_architecture, parse_arch, write_arch
-from raysr.models.frozen import SUFFIXES, file_hash
+from raysr.models.pretrained import file_hash, is_network_file
 from raysr.prices import DEFAULT_PRICE_NAME
 from raysr.spec import TrainConfig
 
@@ -94,8 +94,16 @@ class CompareConfig:
         object.__setattr__(self, "archs", tuple(name for word in self.archs for name in expand_archs(word)))
         for arch in self.archs:
             find_architecture(arch)
-        if not self.archs or len({file_name(arch) for arch in self.archs}) != len(self.archs):
-            raise ValueError(f"--archs takes each architecture once, got {' '.join(self.archs) or 'none'}")
+        if not self.archs:
+            raise ValueError("--archs takes at least one architecture, got none")
+        named: dict[str, str] = {}
+        for arch in self.archs:
+            other = named.setdefault(file_name(arch), arch)
+            if other != arch or self.archs.count(arch) > 1:
+                raise ValueError(
+                    f"--archs takes each architecture once, and the files of {other} and {arch} would have one name, "
+                    f"{file_name(arch)}; two files of one name need titles, as in checkpoint(file='...', title='...')"
+                )
         if self.calibration is not None and self.search.usd is not None:
             raise ValueError("--calibration is of one batch size, and --search.usd may choose another: leave one out")
         if self.checkpoint_every_s <= 0:
@@ -119,7 +127,7 @@ def expand_archs(word: str) -> list[str]:
     Such a file has a table `[[arch]]` for each: its `name`, and its options. A network's file is pinned by its hash.
     Raises ValueError for a file that is missing or is not like that.
     """
-    if word.lower().endswith(SUFFIXES):
+    if is_network_file(word):
         return [_pinned(CHECKPOINT, {"file": word})]
     if not word.endswith(".toml"):
         return [_pinned(*parse_arch(word))]
@@ -131,6 +139,10 @@ def expand_archs(word: str) -> list[str]:
     return [_pinned(name, options) for name, options in found]
 
 
+_PINNED_DIGITS = 12
+"""Of a file's SHA-256, in the name of what is compared."""
+
+
 def _pinned(name: str, options: dict[str, Any]) -> str:
     """An architecture in words; of a network's file its whole path and its hash, which stay the same in a resumed run.
 
@@ -138,7 +150,7 @@ def _pinned(name: str, options: dict[str, Any]) -> str:
     """
     if name == CHECKPOINT and "file" in options:
         file = storage.absolute(options["file"])
-        options |= {"file": file, "sha256": options.get("sha256") or file_hash(file)}
+        options |= {"file": file, "sha256": options.get("sha256") or file_hash(file)[:_PINNED_DIGITS]}
     return write_arch(name, options)
 
 

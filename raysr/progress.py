@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from raysr.cost import format_usd
+from raysr.models import label
 
 POLL_S = 0.5
 
@@ -121,7 +122,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
 def _cells(trial: dict[str, Any]) -> list[str]:
     left = trial["seconds_left"]
     return [
-        f"{trial['arch']} seed {trial['seed']}",
+        f"{label(trial['arch'])} seed {trial['seed']}",
         trial["status"] or trial["phase"],
         format_usd(trial["charged_usd"]),
         f"{trial['fraction']:.0%}" if trial["budget_usd"] != 0 else "-",

@@ -8,8 +8,8 @@ from raysr import storage
 from raysr.cost import format_usd
 from raysr.figures import pictures, quality_curve
 from raysr.findings import Findings, find, with_interval
-from raysr.models import find_architecture
-from raysr.runs import Run
+from raysr.models import find_architecture, label
+from raysr.runs import Run, TrialRow
 from raysr.standings import QualityAt, Standing
 from raysr.statistics import Difference
 
@@ -28,6 +28,10 @@ def _share(row: Standing) -> str:
 
 def _usd(row: Standing) -> str:
     return "unknown" if row.charged_usd is None else format_usd(row.charged_usd).lstrip("$")
+
+
+def _charged(trial: TrialRow) -> str:
+    return "-" if find_architecture(trial.arch).pretrained else format_usd(trial.charged_usd).lstrip("$")
 
 
 def _p_value(p: float | None) -> str:
@@ -146,10 +150,14 @@ def bill(run: Run) -> tuple[list[str], list[list[str]]]:
     rows: list[list[str]] = []
     for trial in trials:
         seconds, error = trial.seconds or {}, trial.equalisation_error_pct
-        cells = [f"{trial.arch}, seed {trial.seed}", str(trial.attempts), *(f"{seconds[name]:.1f}" for name in names)]
+        cells = [
+            f"{label(trial.arch)}, seed {trial.seed}",
+            str(trial.attempts),
+            *(f"{seconds[name]:.1f}" for name in names),
+        ]
         cells += ["-" if trial.stall_share is None else f"{trial.stall_share:.2%}"]
         cells += ["-" if trial.unaccounted_share is None else f"{trial.unaccounted_share:.2%}"]
-        cells += [format_usd(trial.billed_usd).lstrip("$"), format_usd(trial.charged_usd).lstrip("$")]
+        cells += [format_usd(trial.billed_usd).lstrip("$"), _charged(trial)]
         rows.append([*cells, "-" if error is None else f"{error:+.2f}%"])
     return header, rows
 

@@ -109,7 +109,7 @@ class TrialSpec:
     @property
     def untrained(self) -> bool:
         """Whether there is nothing to train: interpolation, and networks that others have trained."""
-        return find_architecture(self.arch).frozen or count_parameters(build_model(self.arch, 2)) == 0
+        return find_architecture(self.arch).pretrained or count_parameters(build_model(self.arch, 2)) == 0
 
     @property
     def frozen_steps(self) -> int | None:

@@ -88,20 +88,20 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
     ended = [trial for trial in all_trials if trial.status == "finished" and trial.perceptual is not None]
     trials = ended or [trial for trial in all_trials if trial.perceptual is not None] or all_trials
     perceptual = mean([trial.perceptual for trial in trials])
-    table = score_table(_ended(run, run.images, frozen=True), arch, "perceptual")
+    table = score_table(_ended(run, run.images, pretrained=True), arch, "perceptual")
     known, params = find_architecture(arch), all_trials[0].params
-    trained = params > 0 and not known.frozen
+    trained = params > 0 and not known.pretrained
     return Standing(
         arch=arch,
         title=known.title,
         statuses=", ".join(sorted({trial.status for trial in all_trials})),
         seeds=sum(trial.perceptual is not None for trial in trials),
-        finished=bool(ended) and not known.frozen,
+        finished=bool(ended) and not known.pretrained,
         trained=trained,
         params=params,
         epochs=mean([trial.epochs for trial in trials]) or 0.0,
         steps=mean([trial.steps for trial in trials]) or 0.0,
-        charged_usd=None if known.frozen else mean([trial.charged_usd for trial in trials]) or 0.0,
+        charged_usd=None if known.pretrained else mean([trial.charged_usd for trial in trials]) or 0.0,
         of_budget=mean([t.charged_usd / t.budget_usd for t in trials if t.budget_usd and t.steps]),
         usd_per_epoch=mean([trial.usd_per_epoch for trial in trials]),
         inference_ms=mean([trial.inference_ms for trial in trials]),
@@ -126,15 +126,15 @@ def mean(values: Sequence[Any]) -> float | None:
 
 def finished(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of `run.images` or `run.curves` that take part in the verdict."""
-    return _ended(run, frame, frozen=False)
+    return _ended(run, frame, pretrained=False)
 
 
-def _ended(run: Run, frame: pd.DataFrame, *, frozen: bool) -> pd.DataFrame:
-    """The rows of the trials that finished; those of networks from elsewhere among them, if `frozen`."""
+def _ended(run: Run, frame: pd.DataFrame, *, pretrained: bool) -> pd.DataFrame:
+    """The rows of the trials that finished; those of networks from elsewhere among them, if `pretrained`."""
     ended = {
         (trial.arch, trial.seed)
         for trial in run.trials
-        if trial.status == "finished" and (frozen or not find_architecture(trial.arch).frozen)
+        if trial.status == "finished" and (pretrained or not find_architecture(trial.arch).pretrained)
     }
     rows: Any = frame
     keys = zip(rows["arch"], rows["seed"], strict=True)

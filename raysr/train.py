@@ -25,7 +25,7 @@ from raysr.pairs import PairSet, to_tensor
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, Progress, ProgressDisplay
 from raysr.provenance import RunInfo, device_name, now
-from raysr.runs import Outcome, Run, Status, TrialRow, gather, new_run_folder, unfinished_row, write_png
+from raysr.runs import Outcome, Run, Status, TrialFiles, TrialRow, gather, new_run_folder, unfinished_row, write_png
 from raysr.spec import TrainConfig, TrialSpec, count_flops, step_limit
 from raysr.trial import Trial
 from raysr.world import World
@@ -114,9 +114,9 @@ def _keep(trial: Trial, *, validated: bool) -> None:
                 spec, scale = trial.spec, str(trial.batches.pairs.geometry.scale)
                 trial.files.write_images(trial.step, trial.scores)
                 trial.files.write_curve(trial.curve)
-                trial.files.write_model(
-                    trial.model, {"arch": spec.arch, "scale": scale, "seed": str(spec.seed), "step": str(trial.step)}
-                )
+                if not find_architecture(spec.arch).pretrained:  # whose weights are in a file of their own
+                    names = {"arch": spec.arch, "scale": scale, "seed": str(spec.seed), "step": str(trial.step)}
+                    trial.files.write_model(trial.model, names)
             trial.keep()
     trial.enter("checkpoint")
 
@@ -220,6 +220,8 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
     batches = TrainingBatches(pairs, batch_size=config.batch_size, seed=0, world_size=workers, patch_px=config.patch_px)
     perceptual = load_perceptual(config.perceptual, config.vgg_weights) if first.budget.flops is not None else None
     for spec in specs:
+        if TrialFiles(spec.run, spec.arch, spec.seed).read_row() is not None:
+            continue  # of a run that goes on: what has ended needs nothing any more
         _check_network(spec.arch, pairs.geometry.scale)
         if not spec.untrained:
             step_limit(spec, batches, count_flops(spec, batches, perceptual) if perceptual else None)

@@ -17,7 +17,7 @@ from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
 from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
 from raysr.memory import keep_freed_memory
-from raysr.models import build_model, count_parameters
+from raysr.models import build_model, count_parameters, find_architecture
 from raysr.objective import Objective
 from raysr.precision import Precision, memory_format, resolve_precision
 from raysr.progress import Progress
@@ -309,7 +309,7 @@ class Trial:
             seed=self.spec.seed,
             status="invalid" if violation else status,
             error=violation,
-            params=count_parameters(self.model, frozen=not self.trainable),
+            params=count_parameters(self.model, trainable_only=self.trainable),
             steps=self.step,
             epochs=self.epochs,
             budget_usd=self.spending.limit_usd,
@@ -334,5 +334,5 @@ class Trial:
             micro_batch=self.stepper.micro_batch if self.stepper else None,
             threads=torch.get_num_threads(),
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            checkpoint=self.files.checkpoint,
+            checkpoint=None if find_architecture(self.spec.arch).pretrained else self.files.checkpoint,
         )

@@ -1,3 +1,4 @@
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -9,9 +10,11 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.SwinIR import SwinIR
 from torch import nn
 
+from raysr import storage
 from raysr.checkpoints import CheckpointError, load_upscaler
-from raysr.models import build_model, count_parameters
-from raysr.models.frozen import file_hash
+from raysr.models import build_model, count_parameters, file_name, find_architecture, parse_arch, write_arch
+from raysr.models.pretrained import file_hash
+from raysr.presets import expand_archs
 from raysr.runs import TrialFiles
 
 CPU = torch.device("cpu")
@@ -150,18 +153,54 @@ def test_a_community_network_takes_luminance_in_a_comparison_and_is_not_trained(
         wanted = network(lr.expand(-1, channels, -1, -1)).clamp(0, 1).mean(1, keepdim=True)
         assert torch.allclose(model(lr), wanted, atol=1e-6)
     assert count_parameters(model) == 0
-    assert count_parameters(model, frozen=True) == count_parameters(network)
+    assert count_parameters(model, trainable_only=False) == count_parameters(network)
     assert model.state_dict().keys() == {f"network.{name}" for name in network.state_dict()}
+
+
+def test_a_file_on_an_object_store_may_have_a_query_and_a_published_hash(s3: str, tmp_path: Path) -> None:
+    torch.save(compact(1).state_dict(), tmp_path / "2x one.pth")
+    address = os.environ["AWS_ENDPOINT_URL"]
+    file = storage.absolute(f"s3://raysr-test/nets/2x one.pth?endpoint_override={address}")
+    storage.write_bytes(file, (tmp_path / "2x one.pth").read_bytes())
+    (arch,) = expand_archs(file)
+    assert expand_archs(arch) == [arch]
+    assert file_hash(file).startswith(parse_arch(arch)[1]["sha256"])
+    assert (find_architecture(arch).title, file_name(arch)) == ("2x one.pth", "2x_one.pth")
+    published = write_arch("checkpoint", {"file": file, "sha256": file_hash(file).upper()})
+    for name in (arch, published):
+        assert count_parameters(build_model(name, 2), trainable_only=False) == count_parameters(compact(1))
+    found = load_upscaler(arch, None, CPU)
+    assert (found.origin, found.cost, found.parameters) == ("community", "unknown", count_parameters(compact(1)))
+
+
+def test_a_checkpoint_of_a_run_is_no_network_from_elsewhere(tmp_path: Path) -> None:
+    file, _ = checkpoint(tmp_path, "compact")
+    with pytest.raises(CheckpointError, match=r"is a checkpoint of raysr, of compact: jobs/evaluate.py judges it"):
+        build_model(f"checkpoint(file={file!r})", 2)
+    pointing = tmp_path / "pointing.safetensors"
+    save_file({"w": torch.zeros(1)}, pointing, {"arch": f"checkpoint(file={file!r})", "scale": "2"})
+    with pytest.raises(CheckpointError, match="names another file"):
+        load_upscaler(str(pointing), None, CPU)
+
+
+def half_frozen(scale: int) -> nn.Module:
+    """A network of the user's own that trains nothing, and is no formula either."""
+    return own(scale).requires_grad_(requires_grad=False)
+
+
+def test_random_weights_that_are_not_trained_are_refused_by_name_too() -> None:
+    with pytest.raises(ValueError, match="has 40 parameters, and a name brings no trained ones"):
+        load_upscaler(f"{__name__}:half_frozen", 2, CPU)
 
 
 def test_a_file_that_changed_or_is_for_another_scale_is_refused_in_a_comparison(tmp_path: Path) -> None:
     file = tmp_path / "4x.pth"
     torch.save(compact(1, scale=4).state_dict(), file)
     arch = f"checkpoint(file={str(file)!r}, sha256={file_hash(str(file))!r})"
-    with pytest.raises(CheckpointError, match=r"is a network for x4, and the set is for x2"):
+    with pytest.raises(CheckpointError, match=r"is a network for x4, where one for x2 is needed"):
         build_model(arch, 2)
     torch.save(compact(1).state_dict(), file)
-    with pytest.raises(CheckpointError, match="has changed: the run began with a file whose SHA-256 begins with"):
+    with pytest.raises(CheckpointError, match="is another file than the one whose SHA-256 begins with"):
         build_model(arch, 2)
 
 

@@ -1,12 +1,13 @@
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from raysr.cli import fail, parse_preset
 from raysr.cost import Budget
-from raysr.models import file_name, find_architecture, parse_arch
+from raysr.models import file_name, find_architecture, parse_arch, write_arch
 from raysr.presets import BUDGETS, PRESETS, CompareConfig, chosen_budget
 
 
@@ -42,12 +43,15 @@ def test_an_unknown_architecture_gets_a_hint(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--archs", "espcn", "espcn"], "takes each architecture once, got espcn espcn"),
+        (
+            ["--archs", "espcn", "espcn"],
+            "takes each architecture once, and the files of espcn and espcn would have one name",
+        ),
         (["--seeds", "0"], "must be at least 1"),
         (["--learning-rate", "0"], "must be above 0"),
         (["--evaluate-at", "1.5"], "between 0 and 1"),
         (["--charged", "stall"], "charged must name train"),
-        (["--archs", "inverted_unet3( width=32)", "inverted_unet3(width = 32)"], "each architecture once, got"),
+        (["--archs", "inverted_unet3( width=32)", "inverted_unet3(width = 32)"], "takes each architecture once, and"),
         (["--archs", "nowhere.toml"], "nowhere.toml: expected a TOML file of tables [[arch]], each with a name"),
         (["--checkpoint-every-s", "0"], "takes seconds above 0, got 0"),
         (["--search.usd", "-1"], "search.usd takes dollars above 0, got -1"),
@@ -126,6 +130,13 @@ def test_a_network_from_elsewhere_is_pinned_by_its_path_and_hash(
     digest = hashlib.sha256(b"weights").hexdigest()[:12]
     (pinned,) = parse("paper", "--archs", file.name).archs
     assert parse_arch(pinned) == ("checkpoint", {"file": str(file), "sha256": digest})
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(file, other)
+    with pytest.raises(SystemExit):
+        parse("paper", "--archs", file.name, f"other/{file.name}")
+    assert "two files of one name need titles" in complaint_in(capsys.readouterr().err)
+    parse("paper", "--archs", file.name, write_arch("checkpoint", {"file": f"other/{file.name}", "title": "Other"}))
     assert file_name(pinned) == "2x_o_ne.pth"
     file.write_bytes(b"other weights")
     assert parse("paper", "--archs", pinned).archs == (pinned,)

@@ -35,7 +35,7 @@ from raysr.ledger import Entry, Ledger
 from raysr.manifest import ManifestError
 from raysr.models import build_model
 from raysr.presets import CompareConfig
-from raysr.report import write_report
+from raysr.report import table_markdown, write_report
 from raysr.runs import Outcome, Run
 from raysr.spec import TrainConfig
 
@@ -206,7 +206,16 @@ def test_a_network_from_elsewhere_is_scored_beside_the_others_and_its_cost_is_un
     assert (elsewhere.steps, elsewhere.charged_usd) == (0, 0.0)
     assert find(outcome.run).winner == "bicubic"
     assert "2x.pth was trained elsewhere" in " ".join(find(outcome.run).sentences)
-    assert Path(write_report(outcome.run)).is_file()
+    assert "2x.pth seed 0  finished" in said.getvalue()
+    assert elsewhere.checkpoint is None
+    assert not list(Path(outcome.run.folder).glob("checkpoints/2x*"))
+    # What has ended does not need its file any more.
+    (tmp_path / "2x.pth").unlink()
+    again = compare(CompareConfig(preset="paper", resume=outcome.run.folder), Console(file=said, width=200))
+    assert again.run.trials == outcome.run.trials
+    page = Path(write_report(again.run)).read_text()
+    assert "2x.pth, seed 0" in page
+    assert str(tmp_path / "2x.pth") not in table_markdown(find(again.run))
 
 
 def test_a_network_that_the_data_does_not_fit_is_refused_before_any_money_is_spent(

@@ -1,6 +1,7 @@
 """A step is the same step however its pairs go through the network."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,8 +129,13 @@ def test_on_a_cpu_no_more_pairs_go_through_than_make_a_step_faster() -> None:
     assert large.pairs(1e12, 8, "cuda") == 8
     assert [large.pairs(free, 8, "cpu") for free in (None, 1e12)] == [3, 3]
     assert StepBytes(fixed=0.0, pair=900e6).pairs(1e12, 8, "cpu") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_what_is_free_on_a_cpu_is_some_of_what_there_is() -> None:
     free = free_bytes(CPU)
-    assert free is None or free > 1e6
+    assert free is not None
+    assert 1e6 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

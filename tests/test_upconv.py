@@ -74,6 +74,19 @@ def test_in_strips_the_block_gives_the_same_numbers_as_the_layers(
         assert torch.allclose(overshoot(x, up, down), expected, rtol=0, atol=1e-12)
 
 
+def test_in_bfloat16_strips_are_as_near_the_truth_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    up, down = (layer.to(memory_format=torch.channels_last) for layer in convolutions(inputs=3))  # pyright: ignore[reportCallIssue]
+    x = torch.randn(2, 3, 40, 24, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    _, truth = value_and_gradients(lambda x: overshoot(x, up, down), x, [up, down])
+    layers = [copy.deepcopy(layer).bfloat16() for layer in (up, down)]
+    errors: list[list[float]] = []
+    for rows in (1, None):
+        monkeypatch.setattr("raysr.models.upconv.strip_rows", lambda x, kernel, learning, rows=rows: rows)
+        _, found = value_and_gradients(lambda x: overshoot(x, *layers), x.bfloat16(), layers)
+        errors.append([float((a.double() - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True)])
+    assert all(strips < max(1.3 * whole, 0.01) for strips, whole in zip(*errors, strict=True)), errors
+
+
 def test_only_what_is_large_goes_in_strips() -> None:
     kernel = torch.zeros(3, 16, 4, 4)
     row = 4 * 512 * 16 * 4

@@ -21,8 +21,8 @@ from raysr.models import community
 from raysr.models.bicubic import Bicubic
 from raysr.models.edsr import EDSR, MDSR
 from raysr.models.espcn import ESPCN, KerasESPCN
-from raysr.models.frozen import Frozen, title_of
 from raysr.models.inverted_unet import InvertedUNet
+from raysr.models.pretrained import Pretrained, title_of
 from raysr.models.srcnn import SRCNN
 from raysr.models.srresnet import SRResNet
 from raysr.models.unet import UNet
@@ -47,7 +47,7 @@ class Architecture:
     paper_ms_ssim: float | None = None
     scales: tuple[int, ...] = (2, 3, 4)
     """For which it is defined."""
-    frozen: bool = False
+    pretrained: bool = False
     """Trained elsewhere, for a sum that nobody knows: shown beside the others, and outside their verdict."""
 
 
@@ -129,7 +129,7 @@ def find_architecture(arch: str) -> Architecture:
     elif ":" in name:
         row = _own(name)
     elif name == CHECKPOINT:
-        row = Architecture(title_of(str(options.get("file"))), Frozen, "trained elsewhere", None, frozen=True)
+        row = Architecture(title_of(str(options.get("file"))), Pretrained, "trained elsewhere", None, pretrained=True)
     else:
         closest = get_close_matches(name, MODELS, n=1, cutoff=0.4)
         hint = f"; did you mean {closest[0]!r}?" if closest else ";"
@@ -142,12 +142,12 @@ def find_architecture(arch: str) -> Architecture:
         return row
     shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
     return Architecture(
-        title=str(title) if title is not None else row.title if row.frozen else f"{row.title} ({shown})",
+        title=str(title) if title is not None else row.title if row.pretrained else f"{row.title} ({shown})",
         build=partial(row.build, **options),
         source=f"{row.source}; {shown}" if shown else row.source,
         year=row.year,
         scales=row.scales,
-        frozen=row.frozen,
+        pretrained=row.pretrained,
     )
 
 
@@ -180,6 +180,11 @@ def file_name(arch: str) -> str:
     if name == CHECKPOINT:
         arch = str(options.get("title", title_of(str(options.get("file")))))
     return re.sub(r"[^\w.+-]+", "_", arch).strip("_")
+
+
+def label(arch: str) -> str:
+    """As in lines of text: `arch` itself, or the name of the file that others have trained."""
+    return find_architecture(arch).title if arch.startswith(f"{CHECKPOINT}(") else arch
 
 
 def _own(name: str) -> Architecture:
@@ -217,6 +222,6 @@ def _check_options(name: str, row: Architecture, options: dict[str, Any]) -> Non
         raise ValueError(f"{name} cannot be made as {call}: {error}") from error
 
 
-def count_parameters(model: nn.Module, *, frozen: bool = False) -> int:
-    """Trainable parameters; with `frozen`, all."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or frozen)
+def count_parameters(model: nn.Module, *, trainable_only: bool = True) -> int:
+    """Parameters that are trained, or all."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)

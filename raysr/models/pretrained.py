@@ -1,10 +1,12 @@
 """Networks that others have trained, from the files that they come in: judged beside ours, and not trained."""
 
 import hashlib
+import json
 import tempfile
 import warnings
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,14 +18,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".pth")
 
-_SHA256_DIGITS = 12
-
 
 class CheckpointError(ValueError):
     """A file that holds no network that can be used; the message says what to do."""
 
 
-class Frozen(nn.Module):
+class Pretrained(nn.Module):
     """A super-resolution network of the community's on luminance, with nothing left to train.
 
     A network for colours gets luminance three times, and the mean of what comes out counts. Pictures are padded to the
@@ -36,11 +36,16 @@ class Frozen(nn.Module):
         Raises CheckpointError for a file that is no such network, is for another scale, or has changed.
         """
         super().__init__()
-        if sha256 is not None and file_hash(file) != sha256:
-            raise CheckpointError(f"{file} has changed: the run began with a file whose SHA-256 begins with {sha256}")
+        if sha256 is not None and not file_hash(file).startswith(sha256.lower()):
+            raise CheckpointError(f"{file} is another file than the one whose SHA-256 begins with {sha256}")
+        named = header_of(file).get("arch") if is_network_file(file, ".safetensors") else None
+        if named is not None:
+            raise CheckpointError(
+                f"{file} is a checkpoint of raysr, of {named}: jobs/evaluate.py judges it, and a comparison trains anew"
+            )
         self._found = load_community(file)
         if self._found.scale != scale:
-            raise CheckpointError(f"{file} is a network for x{self._found.scale}, and the set is for x{scale}")
+            raise CheckpointError(f"{file} is a network for x{self._found.scale}, where one for x{scale} is needed")
         self.network = self._found.model.requires_grad_(requires_grad=False)
 
     def forward(self, lr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 H W"]:
@@ -48,16 +53,35 @@ class Frozen(nn.Module):
         return self._found(lr.expand(-1, self._found.input_channels, -1, -1)).mean(dim=1, keepdim=True)
 
 
-def file_hash(file: str) -> str:
-    """The first digits of the file's SHA-256. Raises CheckpointError where there is no file."""
-    if not storage.exists(file):
-        raise CheckpointError(f"no file {file}")
-    return hashlib.sha256(storage.read_bytes(file)).hexdigest()[:_SHA256_DIGITS]
+def is_network_file(location: str, *suffixes: str) -> bool:
+    """Whether a path or URI (not an architecture in words) ends like a network's file, or in one of `suffixes`."""
+    return not location.endswith(")") and _path(location).suffix.lower() in (suffixes or SUFFIXES)
 
 
 def title_of(file: str) -> str:
-    """As printed in tables."""
-    return PurePosixPath(file).name
+    """As printed in tables: the file's name."""
+    return _path(file).name
+
+
+def _path(location: str) -> PurePosixPath:
+    """Of a URI without its query, decoded."""
+    return PurePosixPath(unquote(location.partition("?")[0]) if "://" in location else location)
+
+
+def file_hash(file: str) -> str:
+    """The file's SHA-256. Raises CheckpointError where there is no file."""
+    if not storage.exists(file):
+        raise CheckpointError(f"no file {file}")
+    return hashlib.sha256(storage.read_bytes(file)).hexdigest()
+
+
+def header_of(file: str) -> dict[str, str]:
+    """What its writer says of a .safetensors file; raises CheckpointError for one that is damaged."""
+    data = storage.read_bytes(file)
+    try:
+        return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except ValueError as error:
+        raise CheckpointError(f"{file} is no safetensors file: {error}") from error
 
 
 def load_community(file: str) -> "ImageModelDescriptor[Any]":
@@ -70,7 +94,7 @@ def load_community(file: str) -> "ImageModelDescriptor[Any]":
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)  # of SwinIR and its kin
-            local = Path(folder, f"network{PurePosixPath(file).suffix.lower()}")
+            local = Path(folder, f"network{_path(file).suffix.lower()}")
             local.write_bytes(storage.read_bytes(file))
             found = spandrel.ModelLoader("cpu").load_from_file(local)
     except spandrel.UnsupportedModelError as error:
