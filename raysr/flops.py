@@ -90,6 +90,7 @@ def count_forward(model: nn.Module, lr_px: int) -> float:
     fake = FakeTensorMode()
     with FakeCopyMode(fake):
         network = copy.deepcopy(model).eval()
-    with fake, torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # With gradients: without, what is large is computed in strips, whose halos would be counted twice.
+    with fake, torch.enable_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 1, lr_px, lr_px))
     return counter.get_total_flops() / 2

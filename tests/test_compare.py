@@ -196,7 +196,8 @@ def test_a_network_from_elsewhere_is_scored_beside_the_others_and_its_cost_is_un
         )
     said = StringIO()
     archs = ("bicubic", str(tmp_path / "2x.pth"))
-    outcome = compare(replace(configured(pairs, tmp_path / "runs", archs), seeds=2), Console(file=said, width=200))
+    config = replace(configured(pairs, tmp_path / "runs", archs), seeds=2)
+    outcome = compare(config, Console(file=said, width=200))
     assert outcome.error is None
     bicubic, elsewhere = outcome.run.trials
     assert elsewhere.status == "finished"
@@ -211,7 +212,7 @@ def test_a_network_from_elsewhere_is_scored_beside_the_others_and_its_cost_is_un
     assert not list(Path(outcome.run.folder).glob("checkpoints/2x*"))
     # What has ended does not need its file any more.
     (tmp_path / "2x.pth").unlink()
-    again = compare(CompareConfig(preset="paper", resume=outcome.run.folder), Console(file=said, width=200))
+    again = compare(replace(config, resume=outcome.run.folder), Console(file=said, width=200))
     assert again.run.trials == outcome.run.trials
     page = Path(write_report(again.run)).read_text()
     assert "2x.pth, seed 0" in page

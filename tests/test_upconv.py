@@ -95,7 +95,8 @@ def test_only_what_is_large_goes_in_strips() -> None:
     assert strip_rows(torch.empty(2, 3, most, 512), kernel, learning=True) == STRIP_BYTES["cpu"] // row
     assert strip_rows(torch.empty(4, 3, most, 512), kernel, learning=False) is None
     assert strip_rows(torch.empty(5, 3, most, 512), kernel, learning=False) == STRIP_BYTES["cpu"] // row
-    assert strip_rows(torch.empty(1, 3, 64, 1 << 20, device="meta"), kernel, learning=False) == 1
+    assert strip_rows(torch.empty(1, 1, 1, 1).expand(1, 3, 80, 1 << 24), kernel, learning=True) == 1
+    assert strip_rows(torch.empty(64, 3, most, 512, device="meta"), kernel, learning=True) is None
 
 
 @pytest.mark.parametrize("options", ["", ", skip=True", ", blocks=2", ", skip=True, blocks=1"])

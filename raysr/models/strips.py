@@ -20,10 +20,13 @@ times as many where no gradients are wanted, because there they cost a sixth and
 
 
 def strip_rows(x: Float[Tensor, "n i h w"], kernel: Float[Tensor, "i c 4 4"], *, learning: bool) -> int | None:
-    """Rows of `x` to take at a time; None for all at once, where what lies between is no more than WHOLE_STRIPS."""
+    """Rows of `x` to take at a time; None for all at once: where what lies between is no more than WHOLE_STRIPS, and on
+    devices that STRIP_BYTES does not name, `meta` among them, which holds nothing."""
     h, w = x.shape[2:]
     row = 4 * w * kernel.shape[1] * x.element_size()
-    strip = STRIP_BYTES.get(x.device.type, STRIP_BYTES["cuda"])
+    strip = STRIP_BYTES.get(x.device.type)
+    if strip is None:
+        return None
     whole = WHOLE_STRIPS * strip * (1 if learning else 4)
     return None if row * h * len(x) <= whole else max(1, strip // row)
 
