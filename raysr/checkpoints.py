@@ -71,14 +71,15 @@ def load_upscaler(model: str, scale: int | None, device: torch.device, arch: str
 def _from_file(model: str, device: torch.device, arch: str | None) -> Upscaler:
     if not storage.exists(model):
         raise CheckpointError(f"no file {model}; names of architectures that need none: {_nameable()}")
+    data = storage.read_bytes(model)
     if not is_network_file(model, ".safetensors"):
-        return _community(model, device)
+        return _community(model, data, device)
     try:
-        tensors = load(storage.read_bytes(model))
+        tensors = load(data)
     except SafetensorError as error:
         raise CheckpointError(f"{model} is no safetensors file: {error}") from error
-    header = header_of(model)
-    return _ours(model, tensors, header, device, arch) if "arch" in header else _community(model, device)
+    header = header_of(model, data)
+    return _ours(model, tensors, header, device, arch) if "arch" in header else _community(model, data, device)
 
 
 def _nameable() -> str:
@@ -117,8 +118,8 @@ def _ours(
     )
 
 
-def _community(file: str, device: torch.device) -> Upscaler:
-    found = load_community(file).to(device)
+def _community(file: str, data: bytes, device: torch.device) -> Upscaler:
+    found = load_community(file, data).to(device)
     return Upscaler(
         name=f"{found.architecture.name} ({title_of(file)})",
         scale=found.scale,

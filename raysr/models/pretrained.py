@@ -36,14 +36,15 @@ class Pretrained(nn.Module):
         Raises CheckpointError for a file that is no such network, is for another scale, or has changed.
         """
         super().__init__()
-        if sha256 is not None and not file_hash(file).startswith(sha256.lower()):
+        data = _read(file)
+        if sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256.lower()):
             raise CheckpointError(f"{file} is another file than the one whose SHA-256 begins with {sha256}")
-        named = header_of(file).get("arch") if is_network_file(file, ".safetensors") else None
+        named = header_of(file, data).get("arch") if is_network_file(file, ".safetensors") else None
         if named is not None:
             raise CheckpointError(
                 f"{file} is a checkpoint of raysr, of {named}: jobs/evaluate.py judges it, and a comparison trains anew"
             )
-        self._found = load_community(file)
+        self._found = load_community(file, data)
         if self._found.scale != scale:
             raise CheckpointError(f"{file} is a network for x{self._found.scale}, where one for x{scale} is needed")
         self.network = self._found.model.requires_grad_(requires_grad=False)
@@ -70,24 +71,27 @@ def _path(location: str) -> PurePosixPath:
 
 def file_hash(file: str) -> str:
     """The file's SHA-256. Raises CheckpointError where there is no file."""
+    return hashlib.sha256(_read(file)).hexdigest()
+
+
+def _read(file: str) -> bytes:
     if not storage.exists(file):
         raise CheckpointError(f"no file {file}")
-    return hashlib.sha256(storage.read_bytes(file)).hexdigest()
+    return storage.read_bytes(file)
 
 
-def header_of(file: str) -> dict[str, str]:
-    """What its writer says of a .safetensors file; raises CheckpointError for one that is damaged."""
-    data = storage.read_bytes(file)
+def header_of(file: str, data: bytes) -> dict[str, str]:
+    """What its writer says in the `data` of a .safetensors file; raises CheckpointError where that is damaged."""
     try:
         return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
     except ValueError as error:
         raise CheckpointError(f"{file} is no safetensors file: {error}") from error
 
 
-def load_community(file: str) -> "ImageModelDescriptor[Any]":
+def load_community(file: str, data: bytes) -> "ImageModelDescriptor[Any]":
     """Any super-resolution network that spandrel recognises by its tensors, on the CPU, ready to be judged.
 
-    Raises CheckpointError for anything else. Of a .pth nothing but tensors and dictionaries is unpickled.
+    `data` is what `file` holds. Raises CheckpointError for anything else. Of a .pth nothing but tensors and dictionaries is unpickled.
     """
     import spandrel  # here: it brings some forty architectures, and takes a second
 
@@ -95,7 +99,7 @@ def load_community(file: str) -> "ImageModelDescriptor[Any]":
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)  # of SwinIR and its kin
             local = Path(folder, f"network{_path(file).suffix.lower()}")
-            local.write_bytes(storage.read_bytes(file))
+            local.write_bytes(data)
             found = spandrel.ModelLoader("cpu").load_from_file(local)
     except spandrel.UnsupportedModelError as error:
         raise CheckpointError(

@@ -36,7 +36,7 @@ def strips_forward(
 ) -> Float[Tensor, "n o h w"]:
     """`relu(down(relu(up(x))))`, `rows` of the result at a time: for a forward pass that nothing is learnt from."""
     n, _, h, w = x.shape
-    z = x.new_empty(n, len(down), h, w).to(memory_format=_layout(kernel))
+    z = x.new_empty(n, len(down), h, w).to(memory_format=layout_of(kernel))
     for one, a, b in _strips(n, h, rows):
         first, last = max(2 * a - 1, 0), 2 * b
         i, j = max((first - 1) // 2, 0), min((last + 2) // 2, h)
@@ -119,5 +119,6 @@ def _strips(n: int, h: int, rows: int) -> Iterator[tuple[slice, int, int]]:
             yield slice(one, one + 1), a, min(a + rows, h)
 
 
-def _layout(kernel: Tensor) -> torch.memory_format:
+def layout_of(kernel: Tensor) -> torch.memory_format:
+    """By strides: a kernel of one channel counts as both layouts for torch itself."""
     return torch.channels_last if kernel.stride(1) == 1 else torch.contiguous_format

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from raysr.models.strips import channel_sums, strip_rows, strips_backward, strips_forward
+from raysr.models.strips import channel_sums, layout_of, strip_rows, strips_backward, strips_forward
 
 
 def upsample_conv_relu(x: Float[Tensor, "n i h w"], conv: nn.Conv2d) -> Float[Tensor, "n o 2*h 2*w"]:
@@ -39,7 +39,7 @@ def transposed_kernel(weight: Float[Tensor, "o i 3 3"]) -> Float[Tensor, "i o 4 
 
     It is channels-last where `weight` is: the library then writes what it gives in that layout, whatever the input's.
     """
-    layout = torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
+    layout = layout_of(weight)
     for axis in (2, 3):
         first, middle, last = weight.unbind(axis)
         # After nearest x2 two neighbouring taps of the 3x3 kernel meet the same input pixel: their weights add up.
