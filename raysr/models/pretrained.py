@@ -91,8 +91,8 @@ def header_of(file: str, data: bytes) -> dict[str, str]:
 def load_community(file: str, data: bytes) -> "ImageModelDescriptor[Any]":
     """Any super-resolution network that spandrel recognises by its tensors, on the CPU, ready to be judged.
 
-    `data` is what `file` holds. Raises CheckpointError for anything else. Of a .pth nothing but tensors and dictionaries
-    is unpickled.
+    `data` is what `file` holds. Raises CheckpointError for anything else. Of a .pth nothing but tensors and
+    dictionaries is unpickled.
     """
     import spandrel  # here: it brings some forty architectures, and takes a second
 
