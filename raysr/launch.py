@@ -173,9 +173,7 @@ def _tune(
     if not specs:
         return {}
     run = specs[0].run
-    # In random order, so that a machine that slows down over the hours does not always meet the same architecture.
-    order = np.random.default_rng([_ORDER, len(specs)]).permutation(len(specs))
-    shuffled = [specs[i] for i in order]
+    shuffled = in_blocks(specs)
     # A store for each driver: what a killed one left of Ray's own state is never read again, ours is.
     store = storage.join(run, "ray", now().strftime("%Y%m%d-%H%M%S-%f"))
     tuner = ray.tune.Tuner(
@@ -193,6 +191,16 @@ def _tune(
         if result.error is not None and trial is not None:
             errors[trial["arch"], trial["seed"]] = str(result.error).strip()
     return errors
+
+
+def in_blocks(specs: list[TrialSpec]) -> list[TrialSpec]:
+    """`specs` one seed after the other, the architectures of each in random order (randomised blocks).
+
+    A machine that slows down over the hours does not always meet the same architecture, and a comparison that is
+    stopped has whole seeds to show.
+    """
+    draws = np.random.default_rng([_ORDER, len(specs)]).permutation(len(specs))
+    return [spec for _, spec in sorted(zip(draws, specs, strict=True), key=lambda one: (one[1].seed, one[0]))]
 
 
 def _driver(

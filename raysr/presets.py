@@ -86,7 +86,7 @@ class CompareConfig:
     """Seconds from one checkpoint to the next at most: what a crash can undo. Off the clock."""
     resume: str | None = None
     """Folder of a run to go on with: trials that ended are kept, the others go on from their last checkpoint. The run's
-    own settings rule."""
+    own settings rule; --data says where its set lies now, if elsewhere."""
     search: SearchConfig = field(default_factory=SearchConfig)
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 

@@ -49,7 +49,7 @@ class RunInfo:
             "preset": self.preset,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "started": now().isoformat(timespec="seconds"),
-            "commit": _commit(),
+            "commit": commit(),
             "config": asdict(self.config),
             "budget": asdict(first.budget),
             "budget_usd": first.budget.limit_usd(first.price),
@@ -98,7 +98,7 @@ def device_name(kind: str) -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that this package runs from; None outside of one, as in a job's extracted copy."""
     root = Path(__file__).resolve().parent.parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]

@@ -6,8 +6,9 @@ from typing import Any
 
 from raysr import storage
 from raysr.cost import Budget, Price
-from raysr.manifest import Manifest
+from raysr.manifest import Manifest, ManifestError
 from raysr.presets import PRESETS, CompareConfig, SearchConfig
+from raysr.provenance import commit
 from raysr.runs import amend
 from raysr.spec import TrainConfig
 
@@ -25,8 +26,9 @@ class Resumed:
     """The whole of `run.json`."""
 
     def note(self, when: str) -> None:
-        """Write into `run.json` that the run was taken up again."""
-        amend(self.run, resumed=[*self.info.get("resumed", []), when])
+        """Write into `run.json` that the run was taken up again, at which commit, and where its data lie now."""
+        resumed = [*self.info.get("resumed", []), {"at": when, "commit": commit()}]
+        amend(self.run, resumed=resumed, data=self.info["data"] | {"location": self.data})
 
 
 def read_resumed(config: CompareConfig) -> Resumed:
@@ -48,11 +50,14 @@ def read_resumed(config: CompareConfig) -> Resumed:
     stored["train"] = TrainConfig(**stored["train"] | {"evaluate_at": tuple(stored["train"]["evaluate_at"])})
     stored["search"] = SearchConfig(**{name: _as_tuple(value) for name, value in stored["search"].items()})
     stored |= {"archs": tuple(stored["archs"]), "charged": tuple(stored["charged"])}
-    data = info["data"]["location"]
-    found = Manifest.read(data).content_sha256
+    data = storage.absolute(config.data) if config.data is not None else info["data"]["location"]
+    try:
+        found = Manifest.read(data).content_sha256
+    except ManifestError as error:
+        raise ValueError(f"{error}; where the set of {run} lies elsewhere now, say --data DIR") from error
     if found != info["data"]["content_sha256"]:
         raise ValueError(
-            f"{data} has changed since {run} began: content sha256 {found}, then {info['data']['content_sha256']}"
+            f"{data} is not what {run} was begun with: content sha256 {found}, then {info['data']['content_sha256']}"
         )
     return Resumed(run, CompareConfig(**stored), Budget(**info["budget"]), Price(**info["price"]), data, info)
 
@@ -63,7 +68,7 @@ def _refuse_contradictions(config: CompareConfig, stored: dict[str, Any], run: s
     given, frozen = (_flat(json.loads(json.dumps(asdict(one)))) for one in (config, PRESETS[config.preset][1]))
     then = _flat(stored)
     for name, value in given.items():
-        if name not in ("resume", "out") and value != frozen[name] and value != then.get(name):
+        if name not in ("resume", "out", "data") and value != frozen[name] and value != then.get(name):
             flag = name.removeprefix("train.").replace("_", "-")
             raise ValueError(f"--{flag} {value} contradicts {run}, which was begun with {then.get(name)}: leave it out")
 

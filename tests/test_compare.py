@@ -31,13 +31,15 @@ from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.evaluate import MEAN_NAMES
 from raysr.findings import find
 from raysr.images import Geometry
+from raysr.launch import in_blocks
 from raysr.ledger import Entry, Ledger
 from raysr.manifest import ManifestError
 from raysr.models import build_model
 from raysr.presets import CompareConfig
+from raysr.provenance import commit
 from raysr.report import table_markdown, write_report
 from raysr.runs import Outcome, Run
-from raysr.spec import TrainConfig
+from raysr.spec import TrainConfig, TrialSpec
 
 ROOT = Path(__file__).parents[1]
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
@@ -550,8 +552,11 @@ def test_a_resumed_run_does_what_failed_again_and_keeps_what_ended(
     run = tmp_path / "copy"
     shutil.copytree(outcome.run.folder, run)
     (run / "trials" / "espcn-0").unlink()  # what had been in its way
+    moved = tmp_path / "moved"
+    shutil.copytree(outcome.run.info["data"]["location"], moved)
     said = StringIO()
-    resumed = compare(CompareConfig(preset="paper", resume=str(run)), Console(file=said, width=200))
+    again = CompareConfig(preset="paper", resume=str(run), data=str(moved))
+    resumed = compare(again, Console(file=said, width=200))
     assert f"run folder: {run}: 1 of 3 trials to go" in said.getvalue()
     assert "espcn seed 0  finished" in said.getvalue()
     assert "srcnn" not in said.getvalue().split("to go")[1]
@@ -561,6 +566,36 @@ def test_a_resumed_run_does_what_failed_again_and_keeps_what_ended(
     srcnn = [next(t for t in one.run.trials if t.arch == "srcnn") for one in (outcome, resumed)]
     assert srcnn[0] == srcnn[1]
     assert resumed.error is None
+    assert resumed.run.info["data"] == outcome.run.info["data"] | {"location": str(moved)}
+    (taken_up,) = resumed.run.info["resumed"]
+    assert taken_up["commit"] == commit()
+
+
+def test_a_run_is_resumed_with_its_own_data_alone(outcome: Outcome, tmp_path: Path) -> None:
+    again = CompareConfig(preset="paper", resume=outcome.run.folder, data=str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"gone holds no prepared set .* lies elsewhere now, say --data DIR"):
+        compare(again, Console(file=StringIO()))
+    (tmp_path / "photographs").mkdir()
+    for index in range(3):
+        Image.fromarray(synthetic(index, 40, 30)).save(tmp_path / "photographs" / f"{index}.png")
+    other = prepare_here(str(tmp_path / "photographs"), tmp_path / "set", Geometry(hr_px=32, fit="pad"))
+    with pytest.raises(ValueError, match=r"set is not what .* was begun with: content sha256 \w+, then \w+"):
+        compare(replace(again, data=other), Console(file=StringIO()))
+
+
+def test_trials_run_seed_by_seed_and_the_architectures_of_each_in_an_order_of_its_own() -> None:
+    archs = ("srcnn", "espcn", "vdsr", "edsr_baseline", "inverted_unet3", "inverted_unet4")
+    specs = [
+        TrialSpec(arch=arch, seed=seed, data="", run="", budget=Budget(usd=1), price=DEFAULT_PRICE)
+        for arch in archs
+        for seed in range(3)
+    ]
+    blocks = in_blocks(specs)
+    assert blocks == in_blocks(specs)
+    assert [spec.seed for spec in blocks] == [0] * 6 + [1] * 6 + [2] * 6
+    orders = {tuple(spec.arch for spec in blocks[6 * seed : 6 * seed + 6]) for seed in range(3)}
+    assert len(orders) == 3
+    assert all(sorted(order) == sorted(archs) for order in orders)
 
 
 @pytest.mark.slow
