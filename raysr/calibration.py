@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any
 
 from raysr import storage
@@ -23,11 +24,29 @@ class Timing:
     """Steps that `step_seconds` was measured on, after the first ones."""
     spent_seconds: float
     """What the timing took over all accelerators, with its set-up; no trial pays it."""
+    rounds: int = 1
+    """How often it was timed, other architectures in between; the times are medians over these."""
+    spread: float = 0.0
+    """How far apart the slowest and the fastest round's step lie, as a share of the median."""
 
     @property
     def cost(self) -> StepCost:
         """What a trial is charged."""
         return StepCost(start_seconds=self.start_seconds, step_seconds=self.step_seconds)
+
+    @staticmethod
+    def over_rounds(rounds: "Sequence[Timing]") -> "Timing":
+        """The timing that several of one architecture, at least one, come to."""
+        steps = [one.step_seconds for one in rounds]
+        return Timing(
+            arch=rounds[0].arch,
+            start_seconds=median(one.start_seconds for one in rounds),
+            step_seconds=median(steps),
+            timed_steps=sum(one.timed_steps for one in rounds),
+            spent_seconds=sum(one.spent_seconds for one in rounds),
+            rounds=len(rounds),
+            spread=(max(steps) - min(steps)) / median(steps),
+        )
 
 
 def conditions(spec: TrialSpec, device: str, resources: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _finish(
     if config.search.usd is not None:
         specs, broken = _search(specs, config.search, resources, console)
     if config.calibrated:
-        specs, broken = _freeze(specs, broken, resources, console)
+        specs, broken = _freeze(specs, broken, resources, config.timing_rounds, console)
     rows, interrupted = run_all(specs, resources, console, perceptual, broken)
     gather(run, rows)
     first = next((row.error for row in rows if row.status == "failed"), None)
@@ -153,9 +153,13 @@ def _search(
 
 
 def _freeze(
-    specs: list[TrialSpec], broken: dict[tuple[str, int], str], resources: Resources, console: Console
+    specs: list[TrialSpec],
+    broken: dict[tuple[str, int], str],
+    resources: Resources,
+    rounds: int,
+    console: Console,
 ) -> tuple[list[TrialSpec], dict[tuple[str, int], str]]:
-    """`specs` at the frozen cost in the run's `calibration.json`, where it is there, else timed now.
+    """`specs` at the frozen cost in the run's `calibration.json`, where it is there, else timed now in `rounds`.
 
     Returns also the errors of the trials that cannot be run: the `broken` ones, and those whose network could not be
     timed, or whose step costs more than the budget.
@@ -167,14 +171,12 @@ def _freeze(
     missing = {spec.arch: spec for spec in reversed(able) if spec.arch not in known.timings}
     if missing:
         console.print(f"timing the steps of {', '.join(missing)}", soft_wrap=True, highlight=False)
-    errors = time_all(list(missing.values()), resources)
+    errors = time_all(list(missing.values()), resources, rounds)
     device = trial_device(resources)
     for arch, spec in missing.items():
-        timing = TrialFiles(run, arch, spec.seed).read_timing()
-        if timing is not None:
-            known = known.with_timing(Timing(**timing), conditions(spec, device, asdict(resources)))
-        elif (arch, spec.seed) not in errors:
-            raise KeyboardInterrupt  # Tune itself takes the first Ctrl-C: it stops its trials and returns
+        if (arch, spec.seed) not in errors:
+            timings = [Timing(**one) for one in TrialFiles(run, arch, spec.seed).read_timings()]
+            known = known.with_timing(Timing.over_rounds(timings), conditions(spec, device, asdict(resources)))
     known.write(location, specs)
     seconds = sum(
         known.timings[spec.arch].spent_seconds for spec in able if spec.seed == 0 and spec.arch in known.timings

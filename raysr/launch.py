@@ -137,9 +137,24 @@ def run_all(
     return rows, interrupted
 
 
-def time_all(specs: list[TrialSpec], resources: Resources) -> dict[tuple[str, int], str]:
-    """Time the steps of each of `specs` as its trial will run; returns the errors of those that failed."""
-    return _tune(specs, resources, calibration_worker, {})
+def time_all(specs: list[TrialSpec], resources: Resources, rounds: int) -> dict[tuple[str, int], str]:
+    """Time the steps of each of `specs` as its trial will run, `rounds` times, one after the other in each round.
+
+    Returns the errors of those that failed. Raises KeyboardInterrupt where the user stopped it.
+    """
+    errors: dict[tuple[str, int], str] = {}
+    for _ in range(rounds):
+        left = [spec for spec in specs if (spec.arch, spec.seed) not in errors]
+        before = {spec.name: _times_timed(spec) for spec in left}
+        errors |= _tune(left, resources, calibration_worker, {})
+        for spec in left:
+            if (spec.arch, spec.seed) not in errors and _times_timed(spec) == before[spec.name]:
+                raise KeyboardInterrupt  # Tune itself takes the first Ctrl-C: it stops its trials and returns
+    return errors
+
+
+def _times_timed(spec: TrialSpec) -> int:
+    return len(TrialFiles(spec.run, spec.arch, spec.seed).read_timings())
 
 
 def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[tuple[str, int], str]:

@@ -66,6 +66,9 @@ class CompareConfig:
     and every seed takes the number of steps that the budget pays for at that cost."""
     calibration: str | None = None
     """A calibration.json of an earlier run, instead of timing anew; implies calibrated."""
+    timing_rounds: int = 1
+    """How often each architecture's steps are timed, the others in between; the median counts. More than one where the
+    machine's speed changes from minute to minute."""
     charged: tuple[Segment, ...] = CHARGED
     """What a trial pays for of its workers' time; all of it is measured, and stands in billed_usd. Add lost to charge
     what a crash undid."""
@@ -112,8 +115,8 @@ class CompareConfig:
             raise ValueError(f"--charged must name train: a budget that no step spends never ends; got {self.charged}")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"--tolerance takes a share of the budget between 0 and 1, got {self.tolerance}")
-        if min(self.seeds, self.workers_per_trial, self.max_concurrent or 1) < 1:
-            raise ValueError("--seeds, --workers-per-trial and --max-concurrent must be at least 1")
+        if min(self.seeds, self.timing_rounds, self.workers_per_trial, self.max_concurrent or 1) < 1:
+            raise ValueError("--seeds, --timing-rounds, --workers-per-trial and --max-concurrent must be at least 1")
 
     @property
     def calibrated(self) -> bool:

@@ -140,13 +140,13 @@ class TrialFiles:
     def _images(self, step: int) -> str:
         return storage.join(self.folder, "images", f"{step}.json")
 
-    def write_timing(self, timing: dict[str, Any]) -> None:
-        """What the network's steps take, before the trial is run."""
-        storage.write_text(storage.join(self.folder, "timing.json"), json.dumps(timing))
+    def add_timing(self, timing: dict[str, Any]) -> None:
+        """What the network's steps took in one more round, before the trial is run."""
+        storage.write_text(storage.join(self.folder, "timings.json"), json.dumps([*self.read_timings(), timing]))
 
-    def read_timing(self) -> dict[str, Any] | None:
-        """What `write_timing` wrote; None when the network was not timed."""
-        return self._read("timing.json")
+    def read_timings(self) -> list[dict[str, Any]]:
+        """What `add_timing` wrote, a timing for each round."""
+        return self._read("timings.json") or []
 
     def write_picture(self, pixels: np.ndarray) -> None:
         """The first validation picture through this network."""

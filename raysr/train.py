@@ -198,7 +198,7 @@ def calibration_worker(config: dict[str, Any]) -> None:
     trial = _open_trial(config["spec"])
     timing = time_steps(trial)
     if trial.world.rank == 0:
-        trial.files.write_timing(asdict(timing))
+        trial.files.add_timing(asdict(timing))
     ray.train.report({"step_seconds": timing.step_seconds})  # Tune tells at length of trials that report nothing
 
 

@@ -42,6 +42,18 @@ def test_a_calibration_is_read_as_it_was_written_with_the_steps_for_people(
     assert (written["budget_usd"], written["archs"]["espcn"]["steps"]) == (10, 16)
 
 
+def test_several_rounds_come_to_their_median_and_tell_how_far_apart_they_were() -> None:
+    rounds = [
+        Timing(arch="espcn", start_seconds=start, step_seconds=step, timed_steps=9, spent_seconds=30.0)
+        for start, step in ((1.0, 0.5), (3.0, 0.9), (2.0, 0.4))
+    ]
+    whole = Timing.over_rounds(rounds)
+    assert (whole.start_seconds, whole.step_seconds, whole.rounds) == (2.0, 0.5, 3)
+    assert (whole.timed_steps, whole.spent_seconds) == (27, 90.0)
+    assert whole.spread == pytest.approx(1.0)
+    assert Timing.over_rounds(rounds[:1]) == rounds[0]
+
+
 def test_every_seed_of_a_timed_network_is_frozen_at_its_cost_and_others_are_left(
     calibration: Calibration, spec: TrialSpec
 ) -> None:

@@ -488,7 +488,8 @@ def test_variants_and_a_network_of_ones_own_are_searched_calibrated_and_compared
     (tmp_path / "my_network.py").write_text(OWN)
     (tmp_path / "variants.toml").write_text('[[arch]]\nname = "inverted_unet3"\nwidth = 8\ntitle = "Narrow"\n')
     words = ["--archs", "bicubic", "variants.toml", "my_network:MyNet(features=4)", "--mode", "calibrated"]
-    words += ["--budget.gpu-seconds", "3", "--search.usd", "0.0018", "--search.batch-sizes", "1", "2"]
+    words += ["--timing-rounds", "2", "--budget.gpu-seconds", "3"]
+    words += ["--search.usd", "0.0018", "--search.batch-sizes", "1", "2"]
     job = command(pairs, tmp_path / "runs", *words)
     job[1] = str(ROOT / job[1])
     done = subprocess.run(job, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500)
@@ -510,6 +511,7 @@ def test_variants_and_a_network_of_ones_own_are_searched_calibrated_and_compared
     timings = json.loads((run / "calibration.json").read_text())["archs"]
     for arch in (own, narrow):
         assert rows[arch]["steps"] == timings[arch]["steps"]
+        assert timings[arch]["timing"]["rounds"] == 2
         assert timings[arch]["conditions"]["batch_size"] == info["search"][arch]["settings"]["batch_size"]
         assert rows[arch]["metered_usd"] != rows[arch]["charged_usd"]
     assert info["models"][own] == "my_network:MyNet, the user's own; features=4"
