@@ -124,20 +124,30 @@ def _keep(trial: Trial, *, validated: bool) -> None:
 WARMUP_STEPS = 3
 """First steps of a timing, with whatever compiles and fills caches; what they take longer is charged once."""
 
+SETTLE_S = 10.0
+"""Seconds of steps that are not timed: Ray starts processes for a while after a worker has started."""
+
 TIMED_BLOCKS = 9
 """Blocks of steps (of CHECK_EVERY_STEPS) to time at least, and TIMED_S seconds."""
 
-TIMED_S = 5.0
+TIMED_S = 10.0
 
 
 def time_steps(trial: Trial) -> Timing:
     """Time a fresh network's training steps; the median block is what a step costs. The same on all ranks."""
     meter, world = trial.meter, trial.world
+    each = CHECK_EVERY_STEPS.get(world.device.type, 1)
+
+    def within(seconds: float, since: float) -> bool:
+        return bool(world.agree(int(meter.charged_seconds - since < seconds * world.size)))
+
     trial.take_steps(WARMUP_STEPS)
     first = meter.charged_seconds
-    each = CHECK_EVERY_STEPS.get(world.device.type, 1)
+    while within(SETTLE_S, first):
+        trial.take_steps(each)
+    settled = meter.charged_seconds
     blocks: list[float] = []
-    while len(blocks) < TIMED_BLOCKS or world.agree(int(meter.charged_seconds - first < TIMED_S * world.size)):
+    while len(blocks) < TIMED_BLOCKS or within(TIMED_S, settled):
         before = meter.charged_seconds
         trial.take_steps(each)
         blocks.append((meter.charged_seconds - before) / each)
