@@ -28,6 +28,8 @@ MATMUL_PX = 2048
 class Lap:
     seconds: float
     """Median of the rounds."""
+    rounds: list[float]
+    """Seconds of each."""
     peak_mb: float
     """Memory at its peak, beyond what the process had when it was set up."""
     answer: np.ndarray
@@ -52,7 +54,7 @@ def race(ways: Mapping[str, Way], *, rounds: int = 7, warm_up: int = 2) -> dict[
     for name, line in lines.items():
         line.send("end")
         peak, answer = line.recv()
-        laps[name] = Lap(median(seconds[name]), peak, answer)
+        laps[name] = Lap(median(seconds[name]), seconds[name], peak, answer)
     for runner in runners:
         runner.join()
     return laps
