@@ -1,6 +1,6 @@
 """What a network was trained on: runs that differ in nothing but their data, judged on the same pictures.
 
-    python benchmarks/trained_on.py --runs pad=RUN tiles=RUN --arch inverted_unet3 --sets data/pad data/tiles Set14 \
+    python benchmarks/trained_on.py --runs pad=RUN tiles=RUN --network inverted_unet3 --sets data/pad data/tiles Set14 \
         --perceptual vgg-random --padding out
 
 Every seed of every run is scored as jobs/evaluate.py does it. Intervals take seeds and photographs both for random, and
@@ -26,7 +26,8 @@ YARDSTICK = "bicubic"
 class Config:
     runs: tuple[str, ...]
     """NAME=RUN, a folder that jobs/compare.py or jobs/train.py left."""
-    arch: str
+    network: str
+    """The architecture of which every finished seed is judged."""
     judged: tyro.conf.OmitArgPrefixes[EvaluateConfig]
 
 
@@ -38,7 +39,7 @@ def main() -> None:
         data = run.info["data"]
         print(f"{name}: {data['geometry']['fit']}, {data['pairs']['train']} training pairs of {data['source']}")
         for trial in run.trials:
-            if trial.arch == config.arch and trial.status == "finished":
+            if trial.arch == config.network and trial.status == "finished":
                 assert trial.checkpoint is not None
                 print(f"{name}: seed {trial.seed}, {trial.steps} steps, ${trial.charged_usd:.4f}")
                 weights = storage.join(run.folder, trial.checkpoint)

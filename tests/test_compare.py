@@ -484,6 +484,7 @@ OWN = re.findall(r"```python\n(# my_network.py\n.*?)```", (ROOT / "README.md").r
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_variants_and_a_network_of_ones_own_are_searched_calibrated_and_compared(pairs: str, tmp_path: Path) -> None:
     (tmp_path / "my_network.py").write_text(OWN)
     (tmp_path / "variants.toml").write_text('[[arch]]\nname = "inverted_unet3"\nwidth = 8\ntitle = "Narrow"\n')
@@ -492,7 +493,7 @@ def test_variants_and_a_network_of_ones_own_are_searched_calibrated_and_compared
     words += ["--search.usd", "0.0018", "--search.batch-sizes", "1", "2"]
     job = command(pairs, tmp_path / "runs", *words)
     job[1] = str(ROOT / job[1])
-    done = subprocess.run(job, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500)
+    done = subprocess.run(job, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     info = json.loads((run / "run.json").read_text())
