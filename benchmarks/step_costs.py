@@ -16,7 +16,7 @@ from time import perf_counter
 import numpy as np
 import torch
 import tyro
-from race import race
+from race import device, race
 
 from raysr import storage
 from raysr.calibration import Calibration, Timing, conditions
@@ -45,8 +45,7 @@ class Config:
 
 def turns_of(config: Config, arch: str, run: str) -> Callable[[], np.ndarray]:
     torch.set_num_threads(config.cpus)
-    world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    trial = Trial(spec_of(config, arch, run), world)
+    trial = Trial(spec_of(config, arch, run), World(device=device()))
     start = perf_counter()
     trial.take_steps(WARMUP_STEPS)
     first = perf_counter() - start
@@ -76,7 +75,6 @@ def spec_of(config: Config, arch: str, run: str) -> TrialSpec:
 
 def main() -> None:
     config = tyro.cli(Config)
-    device = device_name("cuda" if torch.cuda.is_available() else "cpu")
     resources = {"workers_per_trial": 1, "cpus_per_worker": config.cpus, "max_concurrent": 1}
     known = Calibration({}, {})
     with tempfile.TemporaryDirectory() as run:
@@ -86,16 +84,20 @@ def main() -> None:
         lap = laps[spec.arch]
         each, first = int(lap.answer[0]), float(lap.answer[1])
         turns = [seconds / each for seconds in lap.rounds]
-        timing = Timing(
-            arch=spec.arch,
-            start_seconds=max(0.0, first - WARMUP_STEPS * median(turns)),
-            step_seconds=median(turns),
-            timed_steps=each * config.rounds,
-            spent_seconds=sum(lap.rounds) + first,
-            rounds=config.rounds,
-            spread=(max(turns) - min(turns)) / median(turns),
+        start_seconds = max(0.0, first - WARMUP_STEPS * median(turns))
+        timing = Timing.over_rounds(
+            [
+                Timing(
+                    arch=spec.arch,
+                    start_seconds=start_seconds,
+                    step_seconds=step_seconds,
+                    timed_steps=each,
+                    spent_seconds=each * step_seconds + first / config.rounds,
+                )
+                for step_seconds in turns
+            ]
         )
-        known = known.with_timing(timing, conditions(spec, device, resources))
+        known = known.with_timing(timing, conditions(spec, device_name(device().type), resources))
         print(
             f"{spec.arch}: {timing.step_seconds:.4f} s a step, from {min(turns):.4f} to {max(turns):.4f}, {each} a turn"
         )
