@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import tyro
@@ -12,7 +12,9 @@ from rich.table import Table
 from torch import nn
 
 from raysr.flops import count_forward
-from raysr.models import MODELS, build_model, count_parameters, find_architecture
+from raysr.models import MODELS, build_model, count_parameters, find_architecture, label
+from raysr.models.pretrained import Pretrained
+from raysr.presets import expand_archs
 
 COUNTED_PX = 256
 """Side of the picture whose operations are counted."""
@@ -31,11 +33,12 @@ class ListConfig:
     """Print the architectures with what they cost: parameters, operations, and time on this machine's CPU."""
 
     archs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which ones, with options or of your own too; all that have a name where none is given."""
+    """Which ones, as --archs of a comparison takes them; all that have a name where none is given."""
     asked: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="list")] = False
     """The word that asks for this table instead of a training."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "archs", tuple(name for word in self.archs for name in expand_archs(word)))
         for arch in self.archs:
             find_architecture(arch)
 
@@ -47,9 +50,9 @@ class FieldRow:
     arch: str
     year: int | None
     scale: int
-    """2, or the first that it is defined for."""
+    """2, or the first that it is defined for; of a network that others have trained, its own."""
     parameters: int
-    """Trainable ones."""
+    """Trainable ones; of a network that others have trained, all."""
     gmac: float
     """Thousand million multiply-adds from COUNTED_PX to `scale` times that."""
     ms: float
@@ -60,11 +63,16 @@ class FieldRow:
 def field_row(arch: str) -> FieldRow:
     """Build the network, count it and time it."""
     row = find_architecture(arch)
-    scale = 2 if 2 in row.scales else row.scales[0]
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(arch, scale).eval()
+    if row.pretrained:
+        model = cast(Pretrained, row.build(None)).eval()
+        scale = model.scale
+    else:
+        scale = 2 if 2 in row.scales else row.scales[0]
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(arch, scale).eval()
+    parameters = count_parameters(model, trainable_only=not row.pretrained)
     gmac = count_forward(model, COUNTED_PX) / 1e9
-    return FieldRow(arch, row.year, scale, count_parameters(model), gmac, forward_ms(model), row.source)
+    return FieldRow(arch, row.year, scale, parameters, gmac, forward_ms(model), row.source)
 
 
 def forward_ms(model: nn.Module) -> float:
@@ -90,7 +98,7 @@ def print_field(config: ListConfig, console: Console) -> None:
     for arch in config.archs or MODELS:
         row = field_row(arch)
         table.add_row(
-            row.arch if row.scale == 2 else f"{row.arch} (x{row.scale})",
+            label(row.arch) if row.scale == 2 else f"{label(row.arch)} (x{row.scale})",
             str(row.year or "-"),
             f"{row.parameters:,}",
             f"{row.gmac:,.1f}",

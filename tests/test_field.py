@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 
 from raysr.field import FieldRow, ListConfig, field_row, print_field
-from raysr.models import MODELS, Architecture
+from raysr.models import MODELS, Architecture, count_parameters
+from raysr.models.community import compact
 from raysr.models.espcn import ESPCN
 
 
@@ -52,6 +53,17 @@ def test_a_network_of_ones_own_can_be_listed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "path", list(sys.path))
     line = listed(ListConfig(archs=("own_field:ESPCN",)))[1]
     assert re.match(r"own_field:ESPCN +- +21,284 +1\.4 ", line)
+
+
+def test_a_network_that_others_have_trained_is_listed_at_its_own_scale_with_all_its_parameters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = compact(4, features=8, convs=1)
+    file = tmp_path / "4x.pth"
+    torch.save(network.state_dict(), file)
+    trained = count_parameters(network)
+    for word in (str(file), f"checkpoint(file={str(file)!r})"):
+        line = listed(ListConfig(archs=(word,)), width=400)[1]
+        assert re.match(rf"4x\.pth \(x4\) +- +{trained:,} +\d+\.\d +\d+\.\d +trained elsewhere; file=", line)
 
 
 def test_a_wrong_name_is_refused_before_anything_is_measured() -> None:

@@ -43,11 +43,10 @@ ORDER = [
         "memory",
         "step",
         "flops",
-        "field",
     ),
     *("metrics", "evaluate", "cost", "prices"),
     *("world", "budget", "spec", "calibration", "ledger", "runs", "progress", "trial", "provenance", "train"),
-    *("presets", "resume", "launch", "search", "compare", "statistics", "standings", "findings", "figures"),
+    *("presets", "field", "resume", "launch", "search", "compare", "statistics", "standings", "findings", "figures"),
     *("report", "cli"),
     *("protocol", "testsets", "checkpoints", "judging", "benchmark", "scoresheet", "selfcheck"),
 ]

@@ -30,10 +30,11 @@ class Pretrained(nn.Module):
     sizes that the network needs, and what it gives is clamped to [0, 1].
     """
 
-    def __init__(self, scale: int, file: str, sha256: str | None = None) -> None:
+    def __init__(self, scale: int | None, file: str, sha256: str | None = None) -> None:
         """From `file` (.pth or .safetensors, on a disk or an object store), whose hash must begin with `sha256`.
 
-        Raises CheckpointError for a file that is no such network, is for another scale, or has changed.
+        `scale` is the one that is needed; None takes the file's. Raises CheckpointError for a file that is no such
+        network, is for another scale, or has changed.
         """
         super().__init__()
         data = _read(file)
@@ -45,8 +46,9 @@ class Pretrained(nn.Module):
                 f"{file} is a checkpoint of raysr, of {named}: jobs/evaluate.py judges it, and a comparison trains anew"
             )
         self._found = load_community(file, data)
-        if self._found.scale != scale:
+        if scale not in (None, self._found.scale):
             raise CheckpointError(f"{file} is a network for x{self._found.scale}, where one for x{scale} is needed")
+        self.scale = self._found.scale
         self.network = self._found.model.requires_grad_(requires_grad=False)
 
     def forward(self, lr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 H W"]:
