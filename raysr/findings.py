@@ -7,7 +7,18 @@ from typing import Any
 from raysr.cost import Price, format_usd
 from raysr.models import find_architecture, label
 from raysr.runs import Run, TrialRow
-from raysr.standings import METRICS, QualityAt, Standing, fast_front, paired, quality, standings, winner
+from raysr.standings import (
+    CONTENT,
+    METRICS,
+    QualityAt,
+    Standing,
+    fast_front,
+    metric_titles,
+    paired,
+    quality,
+    standings,
+    winner,
+)
 from raysr.statistics import LEVEL, Difference, Estimate
 
 CLOCK_SLACK = 0.1
@@ -28,7 +39,7 @@ class Findings:
     standings: Sequence[Standing]
     """The best picture first; those without a score at the end."""
     differences: dict[str, list[Difference]]
-    """Every pair that finished, by metric."""
+    """Every pair that finished, by metric, in the order of `metric_titles`."""
     quality: Sequence[QualityAt]
     """Quality at every share of the budget that was validated."""
     fast_front: frozenset[str]
@@ -46,7 +57,7 @@ class Findings:
 def find(run: Run) -> Findings:
     """Work out what the run found."""
     rows = standings(run)
-    pairs = {metric: paired(run, rows, metric) for metric in METRICS}
+    pairs = {metric: paired(run, rows, metric) for metric in metric_titles(run)}
     return Findings(
         run=run,
         standings=rows,
@@ -139,7 +150,7 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
     else:
         said = [f"{leader.title} wins {money}: {score}, and luck does not explain its lead over any other."]
     said += _how_sure(rows)
-    return said + _disagreements(rows, leader, pairs)
+    return said + _disagreements(run, rows, leader, pairs) + _without_bars(run, rows, pairs)
 
 
 def _off_the_clock(run: Run) -> list[str]:
@@ -214,20 +225,39 @@ def _how_sure(rows: list[Standing]) -> list[str]:
     ]
 
 
-def _disagreements(rows: list[Standing], leader: Standing, pairs: dict[str, list[Difference]]) -> list[str]:
-    labels = {"lpips_alex": "LPIPS (Alex)", "ms_ssim": "MS-SSIM", "ssim": "SSIM", "psnr": "PSNR"}
+def _disagreements(run: Run, rows: list[Standing], leader: Standing, pairs: dict[str, list[Difference]]) -> list[str]:
+    """Metrics that put another network first than the verdict."""
     said: list[str] = []
-    for metric, words in labels.items():
-        scored = [row for row in rows if row.finished and getattr(row, metric) is not None]
-        if not scored:
-            continue
-        sign = -1 if METRICS[metric] else 1
-        best = min(scored, key=lambda row: sign * getattr(row, metric))
-        if best.arch != leader.arch:
-            pair = [one for one in pairs[metric] if {one.a, one.b} == {best.arch, leader.arch}]
-            sure = "" if pair and pair[0].separable else " (not separable)"
-            said.append(f"{words} puts {best.title} first{sure}")
+    for metric in METRICS:
+        best = _first(rows, metric)
+        if best is not None and best.arch != leader.arch:
+            said.append(f"{metric_titles(run)[metric]} puts {best.title} first{_luck(pairs[metric], best, leader)}")
     return [f"The metrics disagree: {'; '.join(said)}."] if said else []
+
+
+def _without_bars(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]]) -> list[str]:
+    """Metrics that put another network first inside the pictures than on whole squares."""
+    titles = metric_titles(run)
+    said: list[str] = []
+    for metric in METRICS:
+        inside = metric + CONTENT
+        whole, best = _first(rows, metric), _first(rows, inside)
+        if inside in titles and whole is not None and best is not None and best.arch != whole.arch:
+            luck = _luck(pairs[inside], best, whole)
+            said.append(f"{titles[metric]} puts {best.title} first inside them, {whole.title} on whole squares{luck}")
+    return [f"The black bars around the pictures change the order: {'; '.join(said)}."] if said else []
+
+
+def _first(rows: list[Standing], metric: str) -> Standing | None:
+    """The best network by `metric` among those that finished."""
+    scored = [row for row in rows if row.finished and getattr(row, metric) is not None]
+    sign = -1 if METRICS[metric.removesuffix(CONTENT)] else 1
+    return min(scored, key=lambda row: sign * getattr(row, metric), default=None)
+
+
+def _luck(pairs: list[Difference], a: Standing, b: Standing) -> str:
+    """A remark where luck may explain the difference of two."""
+    return "" if any(one.separable for one in pairs if {one.a, one.b} == {a.arch, b.arch}) else " (not separable)"
 
 
 def _against_bicubic(trained: list[Standing], bicubic: Standing) -> list[str]:

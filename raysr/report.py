@@ -10,7 +10,7 @@ from raysr.figures import pictures, quality_curve
 from raysr.findings import Findings, find, with_interval
 from raysr.models import find_architecture, label
 from raysr.runs import Run, TrialRow
-from raysr.standings import QualityAt, Standing
+from raysr.standings import QualityAt, Standing, metric_titles
 from raysr.statistics import Difference
 
 
@@ -83,7 +83,8 @@ def table_markdown(found: Findings) -> str:
     """The paper's Table 1 with this run's columns beside it, every pair, and quality at each share of the budget."""
     run = found.run
     name = run.info["perceptual"]["name"]
-    ours = [name, "at step 0", "of bicubic", f"{name}, content", "MS-SSIM", "MS-SSIM, content", "SSIM", "PSNR (dB)"]
+    ours = [name, "at step 0", "of bicubic", f"{name}, content", "MS-SSIM", "MS-SSIM, content", "SSIM", "SSIM, content"]
+    ours += ["PSNR (dB)", "PSNR, content"]
     ours += ["epochs", "charged $", "of budget", "$ / epoch", "inference ms", "parameters", "seeds", "ended"]
     second = [run.info["alex"]["name"]] if run.info["alex"] else []
     paper = ["paper: epochs", "paper: LPIPS", "paper: MS-SSIM"]
@@ -93,8 +94,8 @@ def table_markdown(found: Findings) -> str:
         cells = [row.title, "-" if known.paper_epochs is None else str(known.paper_epochs)]
         cells += [_number(known.paper_lpips), _number(known.paper_ms_ssim), _score(row), _number(row.perceptual_start)]
         cells += [_number(row.of_bicubic, 2), _number(row.perceptual_content), _number(row.ms_ssim)]
-        cells += [_number(row.ms_ssim_content), _number(row.ssim), _number(row.psnr, 2), f"{row.epochs:.2f}"]
-        cells += [_usd(row), _share(row)]
+        cells += [_number(row.ms_ssim_content), _number(row.ssim), _number(row.ssim_content)]
+        cells += [_number(row.psnr, 2), _number(row.psnr_content, 2), f"{row.epochs:.2f}", _usd(row), _share(row)]
         cells += ["-" if row.usd_per_epoch is None else f"{row.usd_per_epoch:.3g}", _number(row.inference_ms, 1)]
         cells += [f"{row.params:,}", str(row.seeds), row.statuses, *([_number(row.lpips_alex)] if second else [])]
         lines.append(cells)
@@ -107,14 +108,13 @@ def _difference_table(found: Findings) -> str:
     rows = [[label, *_difference_cells(one)] for label, one in _labelled_differences(found)]
     if not rows:
         return ""
-    header = ["metric", "A", "B", "verdict", "A - B", "p (Holm)", "P(A beats B)"]
+    header = ["metric (PSNR in dB)", "A", "B", "verdict", "A - B", "p (Holm)", "P(A beats B)"]
     return _table(header, rows)
 
 
 def _labelled_differences(found: Findings) -> list[tuple[str, Difference]]:
-    labels = {"perceptual": found.run.info["perceptual"]["name"], "lpips_alex": "LPIPS (Alex)"}
-    labels |= {"ms_ssim": "MS-SSIM", "ssim": "SSIM", "psnr": "PSNR (dB)"}
-    return [(labels[metric], one) for metric, pairs in found.differences.items() for one in pairs]
+    titles = metric_titles(found.run)
+    return [(titles[metric], one) for metric, pairs in found.differences.items() for one in pairs]
 
 
 def _quality_table(found: Findings) -> str:

@@ -14,6 +14,9 @@ from raysr.statistics import Difference, Estimate, differences, estimate, pareto
 METRICS = {"perceptual": False, "lpips_alex": False, "ms_ssim": True, "ssim": True, "psnr": True}
 """Metrics of the verdict, and whether more of it is better. `perceptual` decides; the others agree or do not."""
 
+CONTENT = "_content"
+"""Ends the name of a metric's twin inside the content, without the bars of a padded square."""
+
 SHARE_SLACK = 0.1
 """So much of a share of the budget a validation may lie over it and still stand for it."""
 
@@ -52,9 +55,12 @@ class Standing:
     ms_ssim: float | None
     ssim: float | None
     psnr: float | None
+    lpips_alex: float | None
     perceptual_content: float | None
     ms_ssim_content: float | None
-    lpips_alex: float | None
+    ssim_content: float | None
+    psnr_content: float | None
+    lpips_alex_content: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +118,12 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
         ms_ssim=mean([trial.ms_ssim for trial in trials]),
         ssim=mean([trial.ssim for trial in trials]),
         psnr=mean([trial.psnr for trial in trials]),
+        lpips_alex=mean([trial.lpips_alex for trial in trials]),
         perceptual_content=mean([trial.perceptual_content for trial in trials]),
         ms_ssim_content=mean([trial.ms_ssim_content for trial in trials]),
-        lpips_alex=mean([trial.lpips_alex for trial in trials]),
+        ssim_content=mean([trial.ssim_content for trial in trials]),
+        psnr_content=mean([trial.psnr_content for trial in trials]),
+        lpips_alex_content=mean([trial.lpips_alex_content for trial in trials]),
     )
 
 
@@ -141,13 +150,23 @@ def _ended(run: Run, frame: pd.DataFrame, *, pretrained: bool) -> pd.DataFrame:
     return rows[pd.Series([key in ended for key in keys], index=rows.index, dtype=bool)]
 
 
+def metric_titles(run: Run) -> dict[str, str]:
+    """The metrics by which the run's networks are compared, as they are printed: those of METRICS, and their twins
+    inside the content where squares are padded."""
+    known = {"perceptual": run.info["perceptual"]["name"], "lpips_alex": "LPIPS (Alex)", "ms_ssim": "MS-SSIM"}
+    titles = known | {"ssim": "SSIM", "psnr": "PSNR"}
+    if run.info["data"]["geometry"]["fit"] != "pad":
+        return titles
+    return titles | {name + CONTENT: f"{title}, content" for name, title in titles.items()}
+
+
 def paired(run: Run, rows: Sequence[Standing], metric: str) -> list[Difference]:
     """Every pair of architectures that finished, by one metric."""
     images = finished(run, run.images)
     tables = {row.arch: score_table(images, row.arch, metric) for row in rows if row.finished}
     return differences(
         {arch: table for arch, table in tables.items() if not table.empty},
-        lower_is_better=not METRICS[metric],
+        lower_is_better=not METRICS[metric.removesuffix(CONTENT)],
         seedless=frozenset(row.arch for row in rows if not row.trained),
     )
 

@@ -309,6 +309,24 @@ def test_metrics_that_disagree_with_the_verdict_are_named(tmp_path: Path) -> Non
     assert "disagree" not in said(agreeing)
 
 
+def test_black_bars_that_change_the_order_are_named_and_every_pair_is_compared_inside_them(tmp_path: Path) -> None:
+    trials = [
+        row(arch, score + seed / 1e4, seed, ssim=whole + seed / 1e4, ssim_content=inside + seed / 1e4)
+        for arch, score, whole, inside in (("espcn", 0.01, 0.6, 0.87), ("srcnn", 0.02, 0.9, 0.84))
+        for seed in range(3)
+    ]
+    tiles = make_run(tmp_path, *trials)
+    padded = replace(tiles, info=tiles.info | {"data": {**tiles.info["data"], "geometry": {"fit": "pad"}}})
+    text = said(padded)
+    assert "The metrics disagree: SSIM puts SRCNN first." in text
+    assert "change the order: SSIM puts ESPCN first inside them, SRCNN on whole squares." in text
+    table = table_markdown(find(padded))
+    assert re.search(r"\| SSIM, content \| ESPCN \| SRCNN \| separable \| 0\.0300 ", table)
+    assert re.search(r"\| SSIM \| ESPCN \| SRCNN \| separable \| -0\.3000 ", table)
+    assert "change the order" not in said(tiles)
+    assert "SSIM, content |" not in table_markdown(find(tiles)).split("| metric (PSNR in dB)")[1]
+
+
 def test_quality_at_a_share_is_the_last_that_it_had_paid_for_and_not_the_best(tmp_path: Path) -> None:
     run = make_run(tmp_path, row("espcn", 0.01), row("srcnn", 0.02), row("bicubic", 0.03))
     run.curves.loc[(run.curves["arch"] == "espcn") & (run.curves["fraction"] == 0), "perceptual"] = 0.004
