@@ -1,7 +1,7 @@
 """Networks to be evaluated: by name, from a run's checkpoint, or from a file that the community's networks come in."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,18 @@ from torch import Tensor
 
 from raysr import storage
 from raysr.models import CHECKPOINT, MODELS, build_model, count_parameters, find_architecture, parse_arch
-from raysr.models.pretrained import SUFFIXES, CheckpointError, header_of, is_network_file, load_community, title_of
+from raysr.models.pretrained import (
+    SUFFIXES,
+    CheckpointError,
+    header_of,
+    is_network_file,
+    load_community,
+    read_network,
+    title_of,
+)
+
+BICUBIC = "bicubic"
+"""The architecture that is interpolation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +43,21 @@ class Upscaler:
     run: Callable[[Float[Tensor, "1 c h w"]], Float[Tensor, "1 c H W"]]
     """From values in [0, 1] on `device`."""
     device: torch.device
-
-    @property
-    def bicubic(self) -> bool:
-        """Whether it is the interpolation, which follows the protocol's kernel."""
-        return self.name == "bicubic"
+    bicubic: bool = False
+    """Whether it is the interpolation, which follows the protocol's kernel."""
 
 
-def load_upscaler(model: str, scale: int | None, device: torch.device, arch: str | None = None) -> Upscaler:
+def load_upscaler(
+    model: str, scale: int | None, device: torch.device, arch: str | None = None, sha256: str | None = None
+) -> Upscaler:
     """`model` is a file (.safetensors or .pth), or the name of an architecture that has nothing to train.
 
     `arch` confirms a checkpoint's architecture where that is code of the user's own. Raises ValueError
-    (CheckpointError for files) with what to do, also where `scale` is given and the file is of another.
+    (CheckpointError for files) with what to do, also where `scale` is given and the file is of another, and where its
+    hash does not begin with `sha256`.
     """
     if is_network_file(model):
-        found = _from_file(model, device, arch)
+        found = _from_file(model, device, arch, sha256)
         if scale not in (None, found.scale):
             raise CheckpointError(f"{model} is a network for x{found.scale}, and --scale says {scale}")
         return found
@@ -54,7 +65,8 @@ def load_upscaler(model: str, scale: int | None, device: torch.device, arch: str
         raise CheckpointError(f"{model}: networks are read from {' and '.join(SUFFIXES)} files")
     name, options = parse_arch(model)
     if name == CHECKPOINT and "file" in options:
-        return load_upscaler(options["file"], scale, device, arch)
+        found = load_upscaler(options["file"], scale, device, arch, options.get("sha256"))
+        return replace(found, name=str(options.get("title", found.name)))
     network = build_model(model, scale or 2)
     parameters = count_parameters(network, trainable_only=False)
     if parameters:
@@ -64,14 +76,22 @@ def load_upscaler(model: str, scale: int | None, device: torch.device, arch: str
         )
     network = network.to(device).eval()
     return Upscaler(
-        name=model, scale=scale or 2, channels=1, parameters=0, origin="untrained", cost="0", run=network, device=device
+        name=model,
+        scale=scale or 2,
+        channels=1,
+        parameters=0,
+        origin="untrained",
+        cost="0",
+        run=network,
+        device=device,
+        bicubic=name == BICUBIC,
     )
 
 
-def _from_file(model: str, device: torch.device, arch: str | None) -> Upscaler:
+def _from_file(model: str, device: torch.device, arch: str | None, sha256: str | None) -> Upscaler:
     if not storage.exists(model):
         raise CheckpointError(f"no file {model}; names of architectures that need none: {_nameable()}")
-    data = storage.read_bytes(model)
+    data = read_network(model, sha256)
     if not is_network_file(model, ".safetensors"):
         return _community(model, data, device)
     try:
@@ -115,6 +135,7 @@ def _ours(
         cost="in its run's trials.jsonl",
         run=network.to(device).eval(),
         device=device,
+        bicubic=parse_arch(named)[0] == BICUBIC,
     )
 
 

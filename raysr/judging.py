@@ -12,8 +12,8 @@ from raysr.checkpoints import Upscaler
 from raysr.images import Box, Geometry, PictureError, make_pairs
 from raysr.losses import Perceptual
 from raysr.metrics import MS_SSIM_MIN_PX, Scores, score
-from raysr.pairs import PairRow, to_tensor
-from raysr.protocol import RGB, Protocol, luminance_of, resize, resize_bytes, to_y, whole_bytes, with_chroma_of
+from raysr.pairs import PairRow, to_tensor, to_y
+from raysr.protocol import RGB, Protocol, luminance_of, resize, resize_bytes, whole_bytes, with_chroma_of
 from raysr.testsets import Listed, open_picture
 
 Input = Literal["made", "given", "prepared"]

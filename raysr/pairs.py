@@ -16,6 +16,9 @@ from raysr.images import Y_LIMITED, Box, Geometry, YRange
 from raysr.manifest import Manifest, ManifestError, Shard
 from raysr.sources import Split
 
+Y_WEIGHTS = (0.299, 0.587, 0.114)
+"""Luminance of red, green and blue (ITU-R BT.601); MATLAB's 65.481, 128.553 and 24.966 are 219 times these."""
+
 
 class PairRow(NamedTuple):
     """One pair as it is read back."""
@@ -180,3 +183,8 @@ def to_unit(pictures: UInt8[Tensor, "n 1 h w"], y_range: YRange) -> Float[Tensor
 def to_tensor(pictures: list[UInt8[np.ndarray, "h w"]], y_range: YRange) -> Float[Tensor, "n 1 h w"]:
     """Stored pictures of one size as a float tensor, black 0 and white 1."""
     return to_unit(torch.from_numpy(np.stack(pictures)).unsqueeze(1), y_range)
+
+
+def to_y(rgb: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Luminance of colours from 0 to 1, in full precision."""
+    return torch.einsum("nchw,c->nhw", rgb, torch.tensor(Y_WEIGHTS, device=rgb.device))[:, None]

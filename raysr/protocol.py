@@ -10,13 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from raysr.images import Y_LIMITED, Box, YRange, imresize_exact, luminance, to_bytes
+from raysr.pairs import Y_WEIGHTS
 
 Kernel = Literal["pillow", "matlab", "opencv"]
 Bits = Literal["float", "bytes"]
 RGB = UInt8[np.ndarray, "h w 3"]
-
-Y_WEIGHTS = (0.299, 0.587, 0.114)
-"""Luminance of red, green and blue (ITU-R BT.601); MATLAB's 65.481, 128.553 and 24.966 are 219 times these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +146,6 @@ def whole_bytes(pictures: Float[Tensor, "n c h w"], y_range: YRange) -> Float[Te
     """Values from 0 (black) to 1 (white) as an image file of that range keeps them."""
     black, white = Y_LIMITED if y_range == "limited" else (0, 255)
     return ((pictures.clamp(0, 1) * (white - black) + black + 0.5).floor() - black) / (white - black)
-
-
-def to_y(rgb: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Luminance of colours from 0 to 1, in full precision."""
-    return torch.einsum("nchw,c->nhw", rgb, torch.tensor(Y_WEIGHTS, device=rgb.device))[:, None]
 
 
 def with_chroma_of(y: Float[Tensor, "1 1 H W"], lr: RGB, kernel: Kernel) -> Float[Tensor, "1 3 H W"]:

@@ -245,6 +245,7 @@ def bicubic_upscaler() -> Upscaler:
         cost="0",
         run=build_model("bicubic", 2),
         device=CPU,
+        bicubic=True,
     )
 
 
@@ -283,8 +284,14 @@ def test_the_papers_protocol_scores_what_preparing_the_picture_would(padding: st
     assert scores.perceptual == pytest.approx(getattr(expected, f"perceptual{suffix}"), abs=1e-5)
 
 
-def test_a_prepared_set_has_the_scores_that_training_gives_it(small_set: str, tmp_path: Path) -> None:
-    file, model = checkpoint(tmp_path, "espcn")
+@pytest.mark.parametrize("community", [False, True])
+def test_a_prepared_set_has_the_scores_that_training_gives_it(community: bool, small_set: str, tmp_path: Path) -> None:
+    if community:
+        file = str(tmp_path / "2x.pth")
+        torch.save(compact(3).state_dict(), file)  # random weights tint grey
+        model = build_model(f"checkpoint(file={file!r})", 2)
+    else:
+        file, model = checkpoint(tmp_path, "espcn")
     found = evaluate_sets(EvaluateConfig(sets=(small_set,), model=file, perceptual="vgg-random"))
     rows = PairSet(small_set, "val").rows()
     expected = evaluate(model, rows, load_perceptual("vgg-random"), device=CPU, precision="float32")

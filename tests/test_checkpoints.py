@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
+from spandrel.architectures.RCAN import RCAN
 from spandrel.architectures.SwinIR import SwinIR
 from torch import nn
 
@@ -14,6 +15,7 @@ from raysr import storage
 from raysr.checkpoints import CheckpointError, load_upscaler
 from raysr.models import build_model, count_parameters, file_name, find_architecture, parse_arch, write_arch
 from raysr.models.pretrained import file_hash
+from raysr.pairs import to_y
 from raysr.presets import expand_archs
 from raysr.runs import TrialFiles
 
@@ -150,11 +152,44 @@ def test_a_community_network_takes_luminance_in_a_comparison_and_is_not_trained(
     model = build_model(arch, 2).eval()
     lr = torch.rand(2, 1, 5, 7)
     with torch.no_grad():
-        wanted = network(lr.expand(-1, channels, -1, -1)).clamp(0, 1).mean(1, keepdim=True)
+        wanted = network(lr.expand(-1, channels, -1, -1)).clamp(0, 1)
+        wanted = to_y(wanted) if channels == 3 else wanted
         assert torch.allclose(model(lr), wanted, atol=1e-6)
     assert count_parameters(model) == 0
     assert count_parameters(model, trainable_only=False) == count_parameters(network)
     assert model.state_dict().keys() == {f"network.{name}" for name in network.state_dict()}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_writes_into_its_input_joins_a_comparison(channels: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = RCAN(scale=2, n_resgroups=1, n_resblocks=1, n_feats=8, n_colors=channels, reduction=4, norm=channels == 3)
+    file = tmp_path / "rcan.pth"
+    torch.save(network.state_dict(), file)
+    model = build_model(f"checkpoint(file={str(file)!r})", 2)
+    lr = torch.rand(2, 1, 5, 7)
+    before = lr.clone()
+    with torch.no_grad():
+        assert model(lr).shape == (2, 1, 10, 14)
+    assert torch.equal(lr, before)
+
+
+def test_a_pinned_file_that_has_changed_is_not_evaluated_under_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "2x.pth"
+    torch.save(compact(1).state_dict(), file)
+    options = {"file": str(file), "sha256": file_hash(str(file))[:12], "title": "Mine"}
+    assert load_upscaler(write_arch("checkpoint", options), None, CPU).name == "Mine"
+    torch.save(compact(3).state_dict(), file)
+    with pytest.raises(
+        CheckpointError, match=f"another file than the one whose SHA-256 begins with {options['sha256']}"
+    ):
+        load_upscaler(write_arch("checkpoint", options), None, CPU)
+
+
+def test_bicubic_is_interpolation_whatever_it_is_called(tmp_path: Path) -> None:
+    file, _ = checkpoint(tmp_path, "bicubic")
+    assert all(load_upscaler(name, None, CPU).bicubic for name in ("bicubic", "bicubic()", file))
+    assert not load_upscaler(checkpoint(tmp_path, "espcn")[0], None, CPU).bicubic
 
 
 def test_a_file_on_an_object_store_may_have_a_query_and_a_published_hash(s3: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from conftest import synthetic
 from PIL import Image
 
 from raysr.images import Box, luminance
+from raysr.pairs import to_y
 from raysr.protocol import (
     LITERATURE,
     PAPER,
@@ -18,7 +19,6 @@ from raysr.protocol import (
     luminance_of,
     resize,
     resize_bytes,
-    to_y,
     whole_bytes,
     with_chroma_of,
 )

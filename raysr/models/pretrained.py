@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from raysr import storage
+from raysr.pairs import to_y
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
@@ -26,8 +27,8 @@ class CheckpointError(ValueError):
 class Pretrained(nn.Module):
     """A super-resolution network of the community's on luminance, with nothing left to train.
 
-    A network for colours gets luminance three times, and the mean of what comes out counts. Pictures are padded to the
-    sizes that the network needs, and what it gives is clamped to [0, 1].
+    A network for colours gets luminance three times, and the luminance of what comes out counts. Pictures are padded to
+    the sizes that the network needs, and what it gives is clamped to [0, 1].
     """
 
     def __init__(self, scale: int | None, file: str, sha256: str | None = None) -> None:
@@ -37,9 +38,7 @@ class Pretrained(nn.Module):
         network, is for another scale, or has changed.
         """
         super().__init__()
-        data = _read(file)
-        if sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256.lower()):
-            raise CheckpointError(f"{file} is another file than the one whose SHA-256 begins with {sha256}")
+        data = read_network(file, sha256)
         named = header_of(file, data).get("arch") if is_network_file(file, ".safetensors") else None
         if named is not None:
             raise CheckpointError(
@@ -53,7 +52,9 @@ class Pretrained(nn.Module):
 
     def forward(self, lr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 H W"]:
         """Enlarge `lr`."""
-        return self._found(lr.expand(-1, self._found.input_channels, -1, -1)).mean(dim=1, keepdim=True)
+        # A copy, also of luminance alone: some networks (RCAN) write into what they are given.
+        sr = self._found(lr.repeat(1, self._found.input_channels, 1, 1))
+        return to_y(sr) if sr.shape[1] == 3 else sr
 
 
 def is_network_file(location: str, *suffixes: str) -> bool:
@@ -73,13 +74,17 @@ def _path(location: str) -> PurePosixPath:
 
 def file_hash(file: str) -> str:
     """The file's SHA-256. Raises CheckpointError where there is no file."""
-    return hashlib.sha256(_read(file)).hexdigest()
+    return hashlib.sha256(read_network(file)).hexdigest()
 
 
-def _read(file: str) -> bytes:
+def read_network(file: str, sha256: str | None = None) -> bytes:
+    """What `file` holds. Raises CheckpointError where there is none, or its SHA-256 does not begin with `sha256`."""
     if not storage.exists(file):
         raise CheckpointError(f"no file {file}")
-    return storage.read_bytes(file)
+    data = storage.read_bytes(file)
+    if sha256 is not None and not hashlib.sha256(data).hexdigest().startswith(sha256.lower()):
+        raise CheckpointError(f"{file} is another file than the one whose SHA-256 begins with {sha256}")
+    return data
 
 
 def header_of(file: str, data: bytes) -> dict[str, str]:
