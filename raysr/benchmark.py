@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torchvision.models import VGG16_Weights
@@ -201,9 +201,9 @@ class _Bench:
             )
         if self.config.colour == "rgb":
             raise ValueError(f"{folder} is a prepared set and holds luminance alone: --colour rgb needs pictures")
-        own: dict[str, Any] = {"kernel": geometry.kernel, "y_range": geometry.y_range, "y_bits": "bytes"}
-        wanted = self.config.protocol_named("paper")
-        protocol = changed(wanted, **own, square_px=geometry.hr_px, perceptual=self.weights)
+        own = {name: getattr(geometry, name) for name in ("fit", "kernel", "y_range", "fast_jpeg")}
+        own |= {"y_bits": "bytes", "square_px": geometry.hr_px, "perceptual": self.weights}
+        protocol = changed(self.config.protocol_named("paper"), **own)
         scores: list[PictureScore] = []
         for row in pairs.rows():
             blank = PictureScore(image_id=row.image_id, set=folder, photograph=f"{folder}/{row.photograph}")

@@ -61,14 +61,17 @@ def compare_picture(upscaler: Upscaler, picture: Listed, protocol: Protocol, *, 
 
 def _compare_square(upscaler: Upscaler, picture: Listed, protocol: Protocol, side: int) -> Comparison:
     """The photograph fitted into a square as `jobs/prepare.py` does it."""
+    if protocol.fit == "tiles":
+        raise PictureError("it has many tiles: prepare a set of them with jobs/prepare.py, and score that")
     if protocol.kernel == "opencv" or upscaler.scale not in (2, 3, 4):
         raise PictureError(f"squares are made for x2, x3 and x4, not x{upscaler.scale}")
     geometry = Geometry(
         hr_px=side,
         scale=upscaler.scale,  # pyright: ignore[reportArgumentType]
-        fit="pad",
+        fit=protocol.fit,
         kernel=protocol.kernel,
         y_range=protocol.y_range,
+        fast_jpeg=protocol.fast_jpeg,
     )
     (pair,) = make_pairs(_bytes(picture.target), geometry).pairs
     row = PairRow(picture.image_id, picture.image_id, pair.hr, pair.lr, pair.content_box, protocol.y_range)

@@ -35,11 +35,15 @@ class Protocol:
     common mistake, here to be recognised."""
     border: int | Literal["scale"]
     """Pixels of the target cut off on each side before scoring."""
+    fit: Literal["pad", "crop", "tiles"] | None
+    """How a photograph becomes squares, as in `raysr.images.Geometry`. None: full size, cut on the right and at the
+    bottom to a multiple of the scale."""
     square_px: int | None
-    """Side of the square, a multiple of the scale, that a photograph is shrunk into and padded with black. None:
-    full size, cut on the right and at the bottom to a multiple of the scale."""
+    """Side of these squares, a multiple of the scale; None at full size."""
+    fast_jpeg: bool
+    """Whether a JPEG is decoded no larger than the squares need, as `Geometry.fast_jpeg` says."""
     padding: Literal["in", "out"]
-    """Whether the black bars count. Without a meaning where there are none."""
+    """Whether the black bars of `pad` count. Without a meaning where there are none."""
     sr_bits: Bits
     """The model's picture in full precision, or rounded to 8 bits before scoring. Colours whose luminance is wanted in
     whole bytes are always rounded."""
@@ -49,6 +53,10 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.border != "scale" and self.border < 0:
             raise ValueError(f"a border of {self.border} pixels cannot be cut: expected 0 or more, or scale")
+        if (self.square_px is None) != (self.fit is None):
+            raise ValueError(
+                f"{self.name}: squares have a fit and a side, got fit={self.fit}, square_px={self.square_px}"
+            )
         if self.square_px is not None and (self.colour == "rgb" or self.kernel == "opencv" or self.y_bits == "float"):
             raise ValueError(
                 f"{self.name}: squares are made of luminance in whole bytes by Pillow's or MATLAB's bicubic, got "
@@ -68,7 +76,9 @@ PAPER = Protocol(
     y_bits="bytes",
     kernel="pillow",
     border=0,
+    fit="pad",
     square_px=512,
+    fast_jpeg=False,
     padding="in",
     sr_bits="float",
     perceptual="vgg",
@@ -82,7 +92,9 @@ LITERATURE = Protocol(
     y_bits="float",
     kernel="matlab",
     border="scale",
+    fit=None,
     square_px=None,
+    fast_jpeg=False,
     padding="out",
     sr_bits="bytes",
     perceptual="vgg",

@@ -21,12 +21,12 @@ DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "perceptual": 4, "lpips_alex": 4}
 def in_words(protocol: Protocol) -> str:
     """Every field of the protocol in a line."""
     luminance = f"luminance ({protocol.y_range} range, {_bits(protocol.y_bits)})"
-    square = (
-        f"in a square of {protocol.square_px} pixels, padding {protocol.padding}" if protocol.square_px else "full size"
-    )
+    fits = {"pad": f"padded into squares, padding {protocol.padding},", "crop": "cropped to squares", "tiles": "tiles"}
+    size = f"{fits[protocol.fit]} of {protocol.square_px} pixels" if protocol.fit else "full size"
+    size += ", JPEGs decoded fast" * protocol.fast_jpeg
     border = "scale" if protocol.border == "scale" else f"{protocol.border} pixels"
     return (
-        f"{protocol.name}: {luminance if protocol.colour == 'y' else 'RGB'}, {square}, {protocol.kernel} bicubic, "
+        f"{protocol.name}: {luminance if protocol.colour == 'y' else 'RGB'}, {size}, {protocol.kernel} bicubic, "
         f"border cut {border}, SR in {_bits(protocol.sr_bits)}, perceptual weights {protocol.perceptual}"
     )
 
@@ -64,8 +64,10 @@ def _cell(result: SetResult, name: str, mean: float | None) -> str:
 
 
 def _remarks(evaluation: Evaluation) -> Iterator[str]:
-    for protocol in dict.fromkeys(result.protocol for result in evaluation.sets):
-        yield in_words(protocol)
+    protocols = dict.fromkeys(result.protocol for result in evaluation.sets)
+    for protocol in protocols:
+        names = [result.name for result in evaluation.sets if result.protocol == protocol]
+        yield f"{', '.join(names)} by {in_words(protocol)}" if len(protocols) > 1 else in_words(protocol)
     if evaluation.judges.perceptual is None:
         yield "no perceptual distance: --vgg-weights FILE takes VGG16's weights, --perceptual vgg downloads them"
     for result in evaluation.sets:

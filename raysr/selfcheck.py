@@ -126,6 +126,7 @@ def _reason(pictures: PictureSet, reference: Reference, protocol: Protocol, *, u
     given = use_given and pictures.inputs is not None
     for change in _neighbours(protocol, given=given):
         fields = {name: value for name, value in change.items() if name != "inputs"}
+        fields |= {"fit": None} if "square_px" in fields else {}
         try:
             neighbour = changed(protocol, **fields)
         except ValueError:
@@ -142,14 +143,15 @@ def _reason(pictures: PictureSet, reference: Reference, protocol: Protocol, *, u
 
 
 def _neighbours(protocol: Protocol, *, given: bool) -> Iterator[Change]:
-    """What to change: back to the literature in one field, in two, or in all."""
+    """What to change: back to the literature in one field, in two, or in all; then in all and the inputs."""
     wrong = differences(LITERATURE, protocol)
-    back: Change = {name: value for name, value in wrong.items() if name not in ("perceptual", "padding")}
+    back: Change = {name: value for name, value in wrong.items() if name not in ("perceptual", "padding", "fit")}
+    every = [tuple(back), (*back, "inputs")] if given else [tuple(back)]
     if given:
         back["inputs"] = "made"
-    for size in sorted({1, 2, len(back)}):
-        for names in itertools.combinations(back, size):
-            yield {name: back[name] for name in names}
+    few = [names for size in (1, 2) for names in itertools.combinations(back, size)]
+    for names in dict.fromkeys([*few, *every]):
+        yield {name: back[name] for name in names}
 
 
 def _words(name: str, protocol: Protocol, pictures: PictureSet) -> str:

@@ -88,7 +88,7 @@ def _targets(home: Path, scale: int) -> list[Path]:
         mine = [file for file in named if f"_SRF_{scale}_" in file.name]
         return mine or named
     stems = {file.stem for file in files}
-    return [file for file in files if re.sub(r"x[2348]$", "", file.stem) not in stems - {file.stem}]
+    return [file for file in files if re.sub(r"(x[2348]|_LR)$", "", file.stem) not in stems - {file.stem}]
 
 
 def _input_folders(home: Path, scale: int) -> list[Path]:
@@ -165,10 +165,10 @@ def recognise(pictures: PictureSet) -> str | None:
         except (PictureError, OSError):
             return None
     for known, expected in KNOWN_SIZES.items():
-        # The copies that go round are cut to multiples of up to 12.
+        # The copies that go round are cut to multiples of up to 12, from originals that may be a pixel larger.
         pairs = zip(sorted(sizes), sorted(expected), strict=False)
         if len(sizes) == len(expected) and all(
-            0 <= e - s <= 12 for one, two in pairs for s, e in zip(one, two, strict=True)
+            -1 <= e - s <= 12 for one, two in pairs for s, e in zip(one, two, strict=True)
         ):
             return known
     return None

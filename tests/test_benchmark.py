@@ -25,6 +25,7 @@ from raysr.judging import Judges, compare_pair, compare_picture, enlarge, judge
 from raysr.losses import load_perceptual
 from raysr.models import build_model
 from raysr.pairs import PairRow, PairSet
+from raysr.prepare import PrepareConfig, prepare
 from raysr.protocol import LITERATURE, PAPER, Protocol, changed, resize_bytes
 from raysr.scoresheet import in_words, json_lines, print_evaluation, write_json
 from raysr.testsets import Listed
@@ -347,6 +348,27 @@ def test_sets_by_unlike_protocols_have_no_common_mean(bundled_set: str, folder: 
     assert len(lines["mean"]["sets"]) == 2
 
 
+def test_padded_squares_and_tiles_are_scored_by_unlike_protocols(tmp_path: Path) -> None:
+    photograph(tmp_path / "mine" / "train" / "a.png", synthetic(0, 40, 30))
+    photograph(tmp_path / "mine" / "val" / "b.png", synthetic(1, 40, 36))
+    sets: list[str] = []
+    for fit, fast in (("pad", False), ("tiles", False), ("pad", True)):
+        sets.append(str(tmp_path / f"{fit}{fast}"))
+        geometry = Geometry(hr_px=16, fit=fit, fast_jpeg=fast)
+        prepare(PrepareConfig(source=str(tmp_path / "mine"), out=sets[-1], geometry=geometry))
+    evaluation = evaluate_sets(EvaluateConfig(sets=tuple(sets), perceptual="none"))
+    assert [(one.protocol.fit, one.protocol.fast_jpeg) for one in evaluation.sets] == [
+        ("pad", False),
+        ("tiles", False),
+        ("pad", True),
+    ]
+    assert by_name(evaluation)["mean"]["psnr"] is None
+    console = Console(width=400)
+    with console.capture() as capture:
+        print_evaluation(evaluation, console)
+    assert f"{sets[1]} by paper (fit=tiles, " in capture.get()
+
+
 def test_sets_of_one_name_are_told_apart(folder: Path) -> None:
     found = evaluate_sets(EvaluateConfig(sets=(str(folder), str(folder / "HR")), perceptual="none"))
     assert [result.name for result in found.sets] == [folder.name, str(folder / "HR")]
@@ -378,8 +400,15 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, obj
 
 def test_a_protocol_in_words_names_every_field() -> None:
     assert in_words(PAPER) == (
-        "paper: luminance (full range, whole bytes), in a square of 512 pixels, padding in, pillow bicubic, "
+        "paper: luminance (full range, whole bytes), padded into squares, padding in, of 512 pixels, pillow bicubic, "
         "border cut 0 pixels, SR in full precision, perceptual weights vgg"
     )
     different: list[Protocol] = [changed(LITERATURE, colour="rgb"), changed(LITERATURE, border=7), LITERATURE]
-    assert len({in_words(protocol) for protocol in different}) == 3
+    different += [PAPER, changed(PAPER, fit="tiles"), changed(PAPER, fit="crop"), changed(PAPER, fast_jpeg=True)]
+    assert len({in_words(protocol) for protocol in different}) == 7
+
+
+@pytest.mark.parametrize("change", [{"fit": None}, {"square_px": None}])
+def test_squares_have_a_fit_and_a_side(change: dict[str, None]) -> None:
+    with pytest.raises(ValueError, match="squares have a fit and a side"):
+        changed(PAPER, **change)

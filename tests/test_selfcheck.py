@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data as photographs
 
 from raysr.benchmark import EvaluateConfig
-from raysr.protocol import LITERATURE, Protocol, changed, resize_bytes
+from raysr.protocol import LITERATURE, PAPER, Protocol, changed, resize_bytes
 from raysr.selfcheck import Reference, check_pictures, measure, self_check
 from raysr.testsets import find_set
 
@@ -72,6 +72,26 @@ def test_a_protocol_wrong_in_all_is_taken_apart(home: Path) -> None:
     reason = told(home, changed(LITERATURE, **wrong))
     assert reason.startswith("full-range luminance, pictures made smaller and larger without")
     assert reason.endswith("a border of 9 pixels cut where 2 are")
+
+
+def test_right_inputs_are_not_accused_where_the_protocol_is_wrong_in_all(home: Path) -> None:
+    for file in (home / "HR").iterdir():
+        hr = np.asarray(Image.open(file))
+        lr = resize_bytes(hr, hr.shape[1] // 2, hr.shape[0] // 2, "matlab")
+        save(home / "LR_bicubic" / "X2", f"{file.stem}x2.png", lr)
+    reason = told(home, changed(LITERATURE, y_range="full", kernel="opencv", border=9))
+    assert "full-range luminance" in reason
+    assert "counterparts" not in reason
+    square = told(home, changed(PAPER, square_px=128))
+    assert "pictures fitted into a square of 128" in square
+    assert "counterparts" not in square
+
+
+def test_inputs_of_a_wrong_size_are_not_accused_of_their_kernel(home: Path) -> None:
+    expected = reference(home)
+    for file in (home / "HR").iterdir():
+        save(home / "LR_bicubic" / "X2", f"{file.stem}x2.png", np.asarray(Image.open(file))[:9, :9])
+    assert "counterparts" not in told(home, changed(PAPER, square_px=128), expected)
 
 
 @pytest.mark.parametrize(

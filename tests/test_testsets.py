@@ -31,6 +31,7 @@ LAYOUTS = {
     "DIV2K": ("DIV2K_valid_HR", "DIV2K_valid_HR/0801.png", "DIV2K_valid_LR_bicubic/X2/0801x2.png"),
     "BasicSR": ("Set14", "Set14/GTmod12/zebra.png", "Set14/LRbicx2/zebra.png"),
     "beside each other": ("mine", "mine/cat.png", "mine/catx2.png"),
+    "beside each other, by words": ("mine", "mine/cat.png", "mine/cat_LR.png"),
 }
 
 
@@ -116,10 +117,11 @@ def test_a_target_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path)
 def test_set5_and_set14_are_recognised_by_name_or_by_number_and_sizes(tmp_path: Path) -> None:
     save(tmp_path / "Set-5" / "a.png")
     assert recognise(find_set(tmp_path / "Set-5", 2)) == "set5"
-    for name, cut in (("exact", 0), ("cut", 4), ("other", 20)):
+    names = {"exact": 0, "uncut": -1, "cut": 4, "other": 20}
+    for name, cut in names.items():
         for index, (width, height) in enumerate(KNOWN_SIZES["set5"]):
             save(tmp_path / name / f"{index}.png", width - cut, height - cut)
-    assert [recognise(find_set(tmp_path / name, 2)) for name in ("exact", "cut", "other")] == ["set5", "set5", None]
+    assert [recognise(find_set(tmp_path / name, 2)) for name in names] == ["set5", "set5", "set5", None]
     (tmp_path / "exact" / "4.png").write_text("no picture")
     assert recognise(find_set(tmp_path / "exact", 2)) is None
 
