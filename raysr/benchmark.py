@@ -1,6 +1,6 @@
 """One network on test sets, by a protocol: a row of scores a picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,8 @@ class EvaluateConfig:
             raise ValueError("--sets takes at least one folder")
         if self.self_check and self.json is not None:
             raise ValueError("--self-check has no scores to write: leave --json out")
+        if self.json is not None and storage.is_folder(storage.absolute(self.json)):
+            raise ValueError(f"--json takes a file, and {self.json} is a folder")
         if self.inputs and len(self.inputs) != len(self.sets):
             raise ValueError(f"--inputs takes a folder for each of the {len(self.sets)} sets, got {len(self.inputs)}")
         if self.inputs and self.remake_inputs:
@@ -128,6 +130,8 @@ class SetResult:
     pictures: tuple[PictureScore, ...]
     inputs: str | None
     """The folder that the low-resolution pictures came from, if they were not made here."""
+    complete: bool
+    """Whether every picture had its turn. A part of a set has no mean."""
 
     @property
     def scored(self) -> list[PictureScore]:
@@ -136,7 +140,7 @@ class SetResult:
 
     def means(self) -> dict[str, float | None]:
         """Over the photographs."""
-        return mean_scores(self.scored, SCORE_NAMES)
+        return mean_scores(self.scored if self.complete else [], SCORE_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +150,13 @@ class Evaluation:
     upscaler: Upscaler
     judges: Judges
     sets: tuple[SetResult, ...]
+    """Those that were begun."""
+    interrupted: bool
+    """Whether the user stopped it."""
 
 
 def evaluate_sets(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: None) -> Evaluation:
-    """Score the model on each set; `tell` hears which picture is next.
+    """Score the model on each set; `tell` hears which picture is next. Ctrl-C ends it with what there is.
 
     Raises ValueError for a model, set or protocol that cannot be, ManifestError and WeightsError.
     """
@@ -162,7 +169,14 @@ def evaluate_sets(config: EvaluateConfig, tell: Callable[[str], None] = lambda _
         taken = {result.name for result in results}
         prepared = storage.exists(storage.join(folder, MANIFEST))
         results.append(bench.prepared_set(folder) if prepared else bench.picture_set(folder, inputs, taken))
-    return Evaluation(upscaler=upscaler, judges=judges, sets=tuple(results))
+        if not results[-1].complete:
+            break
+    interrupted = not results[-1].complete
+    return Evaluation(upscaler=upscaler, judges=judges, sets=tuple(results), interrupted=interrupted)
+
+
+Task = tuple["PictureScore", Callable[[], Comparison]]
+"""A picture whose scores are to be filled in, and what stands it beside its target."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +197,17 @@ class _Bench:
         found = find_set(folder, self.upscaler.scale, inputs)
         name = folder if found.name in taken else found.name
         compare = partial(compare_picture, self.upscaler, protocol=protocol, use_given=not self.config.remake_inputs)
-        scores: list[PictureScore] = []
-        for picture in found.pictures:
-            blank = PictureScore(image_id=picture.image_id, set=name, photograph=f"{name}/{picture.image_id}")
-            scores.append(self.row(blank, partial(compare, picture), protocol))
+        tasks = (
+            (
+                PictureScore(image_id=picture.image_id, set=name, photograph=f"{name}/{picture.image_id}"),
+                partial(compare, picture),
+            )
+            for picture in found.pictures
+        )
+        scores, complete = self.score(tasks, protocol)
         given = any(one.input == "given" for one in scores)
         source = str(found.inputs) if given else None
-        return SetResult(name=name, protocol=protocol, pictures=tuple(scores), inputs=source)
+        return SetResult(name=name, protocol=protocol, pictures=scores, inputs=source, complete=complete)
 
     def prepared_set(self, folder: str) -> SetResult:
         """The validation pairs of a prepared set: how they were made is the set's own, and stands in the protocol."""
@@ -204,18 +222,29 @@ class _Bench:
         own = {name: getattr(geometry, name) for name in ("fit", "kernel", "y_range", "fast_jpeg")}
         own |= {"y_bits": "bytes", "square_px": geometry.hr_px, "perceptual": self.weights}
         protocol = changed(self.config.protocol_named("paper"), **own)
-        scores: list[PictureScore] = []
-        for row in pairs.rows():
-            blank = PictureScore(image_id=row.image_id, set=folder, photograph=f"{folder}/{row.photograph}")
-            scores.append(self.row(blank, partial(compare_pair, self.upscaler, row, protocol), protocol))
-        return SetResult(name=folder, protocol=protocol, pictures=tuple(scores), inputs=None)
+        tasks = (
+            (
+                PictureScore(image_id=row.image_id, set=folder, photograph=f"{folder}/{row.photograph}"),
+                partial(compare_pair, self.upscaler, row, protocol),
+            )
+            for row in pairs.rows()
+        )
+        scores, complete = self.score(tasks, protocol)
+        return SetResult(name=folder, protocol=protocol, pictures=scores, inputs=None, complete=complete)
 
-    def row(self, blank: PictureScore, compare: Callable[[], Comparison], protocol: Protocol) -> PictureScore:
-        """The scores of one picture, or the reason why it has none."""
-        self.tell(f"{blank.set}: {blank.image_id}")
+    def score(self, tasks: Iterable[Task], protocol: Protocol) -> tuple[tuple[PictureScore, ...], bool]:
+        """The scores of each picture, or the reason why it has none; and whether all had their turn before Ctrl-C."""
+        scores: list[PictureScore] = []
         try:
-            comparison = compare()
-        except PictureError as error:
-            return replace(blank, error=str(error))
-        scores, note = judge(comparison, protocol, self.judges)
-        return replace(blank, **asdict(scores), input=comparison.input, note=note)
+            for blank, compare in tasks:
+                self.tell(f"{blank.set}: {blank.image_id}")
+                try:
+                    comparison = compare()
+                    values, note = judge(comparison, protocol, self.judges)
+                except PictureError as error:
+                    scores.append(replace(blank, error=str(error)))
+                else:
+                    scores.append(replace(blank, **asdict(values), input=comparison.input, note=note))
+        except KeyboardInterrupt:
+            return tuple(scores), False
+        return tuple(scores), True

@@ -1,5 +1,7 @@
 """One picture through a network, beside its target, by a protocol."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -134,11 +136,22 @@ def _bicubic(lr: RGB, scale: int, protocol: Protocol) -> Float[Tensor, "1 3 H W"
 
 def _run(upscaler: Upscaler, lr: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c H W"]:
     """In float32; raises PictureError where the picture does not fit into memory."""
+    with torch.no_grad(), _memory_for(lr):
+        return upscaler.run(lr).float().clamp(0, 1)
+
+
+@contextmanager
+def _memory_for(picture: Tensor) -> Generator[None]:
+    """Turns whatever says that memory has run out into a PictureError."""
     try:
-        with torch.no_grad():
-            return upscaler.run(lr).float().clamp(0, 1)
-    except torch.OutOfMemoryError as error:
-        raise PictureError(f"{lr.shape[3]} x {lr.shape[2]} pixels are too many for the device's memory") from error
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Torch's allocator for CPUs raises a plain RuntimeError.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise PictureError(
+            f"{picture.shape[3]} x {picture.shape[2]} pixels are too many for the device's memory"
+        ) from error
 
 
 def _to_unit(picture: Real[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
@@ -154,9 +167,14 @@ def _inside(box: Box, protocol: Protocol, scale: int) -> Box:
 
 
 def judge(comparison: Comparison, protocol: Protocol, judges: Judges) -> tuple[Scores, str | None]:
-    """Every score inside the comparison's box, and what is to be said of them."""
+    """Every score inside the comparison's box, and what is to be said of them.
+
+    Raises PictureError where the networks that judge need more memory than there is.
+    """
     sr, hr = comparison.cropped()
-    scores = score(sr, hr, judges.perceptual, judges.alex, "full" if protocol.colour == "rgb" else protocol.y_range)
+    y_range = "full" if protocol.colour == "rgb" else protocol.y_range
+    with _memory_for(comparison.hr):
+        scores = score(sr, hr, judges.perceptual, judges.alex, y_range)
     side = min(hr.shape[-2:])
     small = f"{side} pixels are too few for ms_ssim" if side < MS_SSIM_MIN_PX else None
     return scores, "; ".join(note for note in (comparison.note, small) if note) or None

@@ -71,6 +71,8 @@ def _remarks(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.judges.perceptual is None:
         yield "no perceptual distance: --vgg-weights FILE takes VGG16's weights, --perceptual vgg downloads them"
     for result in evaluation.sets:
+        if not result.complete:
+            yield f"{result.name}: stopped after {len(result.pictures)} pictures, so it has no mean"
         inputs = Counter(one.input for one in result.scored)
         if inputs["given"]:
             yield f"{result.name}: {inputs['given']} of {len(result.scored)} inputs from {result.inputs}"
@@ -84,7 +86,7 @@ def _remarks(evaluation: Evaluation) -> Iterator[str]:
 
 
 def write_json(evaluation: Evaluation, location: str) -> None:
-    """A line per picture, and a last one whose image_id is `mean`, each with its protocol."""
+    """A line per picture, and a last one whose image_id is `mean`, each with its protocol; raises OSError."""
     lines = [json.dumps(line) for line in json_lines(evaluation)]
     storage.write_text(storage.absolute(location), "\n".join(lines) + "\n")
 
@@ -109,12 +111,14 @@ def json_lines(evaluation: Evaluation) -> list[dict[str, Any]]:
     sets = {
         result.name: result.means()
         | {"pictures": len(result.scored), "left_out": len(result.pictures) - len(result.scored)}
+        | {"complete": result.complete}
         | {"protocol": asdict(result.protocol)}
         for result in evaluation.sets
     }
     protocols = {result.protocol for result in evaluation.sets}
-    # Scores by unlike protocols have no mean.
-    every = [one for result in evaluation.sets for one in result.scored] if len(protocols) == 1 else []
+    # Scores by unlike protocols have no mean, and a part of the pictures has none that means anything.
+    one_mean = len(protocols) == 1 and not evaluation.interrupted
+    every = [one for result in evaluation.sets for one in result.scored] if one_mean else []
     protocol = asdict(protocols.pop()) if len(protocols) == 1 else None
     mean = {"image_id": "mean", **mean_scores(every, SCORE_NAMES)}
     return [*lines, mean | common | {"pictures": len(every), "protocol": protocol, "sets": sets}]

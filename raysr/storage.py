@@ -107,6 +107,13 @@ def write_bytes(location: str, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def check_writable(location: str) -> None:
+    """Write a file beside `location` and take it away again; raises OSError where that cannot be done."""
+    beside = f"{location}.{secrets.token_hex(4)}.part"
+    write_bytes(beside, b"")
+    remove(beside)
+
+
 def write_text(location: str, text: str) -> None:
     """`write_bytes` of `text` in UTF-8."""
     write_bytes(location, text.encode())

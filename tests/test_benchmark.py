@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from test_checkpoints import checkpoint, compact
 from torchvision.models import alexnet
 
+from raysr import storage
 from raysr.benchmark import EvaluateConfig, Evaluation, evaluate_sets
 from raysr.checkpoints import Upscaler
 from raysr.evaluate import evaluate, mean_scores
@@ -378,8 +379,61 @@ def test_a_picture_too_large_for_the_device_is_listed() -> None:
     def full(lr: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
-    with pytest.raises(PictureError, match="20 x 16 pixels are too many for the device's memory"):
-        enlarge(upscaler(full, 1), synthetic(2, 20, 16), LITERATURE)
+    for network in (full, greedy):
+        with pytest.raises(PictureError, match="20 x 16 pixels are too many for the device's memory"):
+            enlarge(upscaler(network, 1), synthetic(2, 20, 16), LITERATURE)
+    with pytest.raises(RuntimeError, match="something else"):
+        enlarge(upscaler(broken, 1), synthetic(2, 20, 16), LITERATURE)
+
+
+def greedy(*pictures: torch.Tensor) -> torch.Tensor:
+    return torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
+
+
+def broken(lr: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("something else")
+
+
+def test_a_picture_that_the_judging_network_has_no_memory_for_is_listed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judges = Judges(load_perceptual("vgg-random"), None)
+    monkeypatch.setattr(judges.perceptual, "forward", greedy)
+    monkeypatch.setattr("raysr.benchmark.load_judges", lambda config, device: (judges, "vgg-random"))
+    found = evaluate_sets(EvaluateConfig(sets=(str(folder),)))
+    assert [str(one.error).partition(" ")[2] for one in found.sets[0].pictures[:3]] == [
+        "x 184 pixels are too many for the device's memory",
+        "x 180 pixels are too many for the device's memory",
+        "x 40 pixels are too many for the device's memory",
+    ]
+
+
+def test_an_evaluation_that_is_stopped_keeps_what_it_has_and_gives_no_mean_of_it(folder: Path) -> None:
+    def stop(message: str) -> None:
+        if message.endswith("small.png"):
+            raise KeyboardInterrupt
+
+    both = (str(folder), str(folder / "HR"))
+    found = evaluate_sets(EvaluateConfig(sets=both, perceptual="none"), stop)
+    assert found.interrupted
+    lines = json_lines(found)
+    assert [line["image_id"] for line in lines] == ["astronaut.png", "coffee.png", "mean"]
+    assert lines[0]["psnr"] > 20
+    assert (lines[-1]["psnr"], lines[-1]["sets"][folder.name]["psnr"]) == (None, None)
+    console = Console(width=200)
+    with console.capture() as capture:
+        print_evaluation(found, console)
+    assert f"{folder.name}: stopped after 2 pictures, so it has no mean" in capture.get()
+
+
+def test_a_place_for_json_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--json takes a file, and .* is a folder"):
+        EvaluateConfig(sets=("here",), json=str(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        storage.check_writable(str(tmp_path / "file" / "scores.jsonl"))
+    storage.check_writable(str(tmp_path / "new" / "scores.jsonl"))
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 @pytest.mark.parametrize(
