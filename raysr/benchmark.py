@@ -17,6 +17,7 @@ from raysr.judging import Comparison, Input, Judges, compare_pair, compare_pictu
 from raysr.losses import load_alex, load_perceptual
 from raysr.manifest import MANIFEST
 from raysr.pairs import PairSet
+from raysr.precision import exact_float32
 from raysr.protocol import PROTOCOLS, Bits, Kernel, Protocol, changed
 from raysr.testsets import find_set
 
@@ -161,6 +162,7 @@ def evaluate_sets(config: EvaluateConfig, tell: Callable[[str], None] = lambda _
     Raises ValueError for a model, set or protocol that cannot be, ManifestError and WeightsError.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    exact_float32()
     upscaler = load_upscaler(config.model, config.scale, device, config.arch)
     judges, weights = load_judges(config, device)
     bench = _Bench(config, upscaler, judges, weights, tell)

@@ -93,6 +93,7 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
 
 
 def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Price) -> list[TrialSpec]:
+    scale = Manifest.read(data).geometry.scale
     every = [
         TrialSpec(
             arch=arch,
@@ -105,6 +106,7 @@ def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Pr
             charged=config.charged,
             tolerance=config.tolerance,
             checkpoint_every_s=config.checkpoint_every_s,
+            scale=scale,
         )
         for seed, arch in product(range(config.seeds), config.archs)
     ]

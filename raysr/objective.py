@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 import torch
 from jaxtyping import Float
-from pytorch_msssim import ms_ssim
+from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim  # pyright: ignore[reportPrivateUsage]
 from torch import Tensor, nn
 
 from raysr.losses import Perceptual
@@ -16,6 +16,14 @@ from raysr.precision import Precision
 
 CHARBONNIER_EPSILON = 1e-3
 """Where Charbonnier turns from a square into an absolute value (Lai et al. 2017)."""
+
+LEAST_SIMILARITY = 0.01
+"""Below this the loss of MS-SSIM departs from the metric."""
+
+_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of the five scales, finest first (Wang et al. 2003)."""
+
+_WINDOW = _fspecial_gauss_1d(11, 1.5)[None]
 
 Loss = Callable[[Float[Tensor, "n 1 h w"], Float[Tensor, "n 1 h w"]], Float[Tensor, " n"]]
 
@@ -36,8 +44,23 @@ def charbonnier(sr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 h w"]) -> F
 
 
 def ms_ssim_loss(sr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
-    """1 less MS-SSIM of each picture over five scales (Wang et al. 2003); sides above 160 pixels."""
-    return 1 - ms_ssim(sr, hr, data_range=1.0, size_average=False)
+    """1 less MS-SSIM of each picture over five scales (Wang et al. 2003); sides above 160 pixels.
+
+    MS-SSIM itself is 0 and has no gradient where light and dark are exchanged on any one scale, as in every third
+    freshly initialised ESPCN (docs/log.md), which would then never learn. A scale's similarity x below LEAST_SIMILARITY
+    e goes on as e^2 / (2e - x) here: smoothly, above 0, and rising with x.
+    """
+    factors: list[Tensor] = []
+    for scale, exponent in enumerate(_EXPONENTS):
+        if scale:
+            padding = [side % 2 for side in sr.shape[2:]]
+            sr, hr = (nn.functional.avg_pool2d(one, 2, padding=padding) for one in (sr, hr))
+        whole, contrast = _ssim(sr, hr, data_range=1.0, win=_WINDOW, size_average=False)
+        x = whole if scale + 1 == len(_EXPONENTS) else contrast
+        # Where the other branch is taken, its argument is clamped: an infinite gradient times 0 would be NaN.
+        low = LEAST_SIMILARITY**2 / (2 * LEAST_SIMILARITY - x.clamp(max=LEAST_SIMILARITY))
+        factors.append(torch.where(x < LEAST_SIMILARITY, low, x) ** exponent)
+    return 1 - torch.stack(factors).prod(0).mean(1)
 
 
 LOSSES: dict[str, Loss | None] = {

@@ -23,6 +23,15 @@ def resolve_precision(wanted: Literal["auto", "float32", "bfloat16"], device: to
     return best_precision(device) if wanted == "auto" else wanted
 
 
+def exact_float32() -> None:
+    """Let float32 convolutions be that on NVIDIA GPUs too, from now on in this process.
+
+    Torch's default rounds what they take to ten bits of mantissa (TF32), which moves LPIPS and SSIM, and is no float32.
+    """
+    # Not the newer cudnn.conv.fp32_precision: torch 2.15's own code fails on it where it reads this older flag.
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Run the operations inside in `precision`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

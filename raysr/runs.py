@@ -286,7 +286,7 @@ def unfinished_row(spec: TrialSpec, status: Status, error: str, perceptual_name:
         arch=spec.arch,
         seed=spec.seed,
         status=status,
-        params=0 if spec.untrained else count_parameters(build_model(spec.arch, 2)),
+        params=0 if spec.untrained else count_parameters(build_model(spec.arch, spec.scale)),
         budget_usd=spec.budget.limit_usd(spec.price),
         perceptual_name=perceptual_name,
         error=error,

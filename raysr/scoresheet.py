@@ -24,10 +24,12 @@ def in_words(protocol: Protocol) -> str:
     fits = {"pad": f"padded into squares, padding {protocol.padding},", "crop": "cropped to squares", "tiles": "tiles"}
     size = f"{fits[protocol.fit]} of {protocol.square_px} pixels" if protocol.fit else "full size"
     size += ", JPEGs decoded fast" * protocol.fast_jpeg
+    judged = protocol.perceptual
+    judged += " on luminance, copied to three channels" if protocol.colour == "y" and judged != "none" else ""
     border = "scale" if protocol.border == "scale" else f"{protocol.border} pixels"
     return (
         f"{protocol.name}: {luminance if protocol.colour == 'y' else 'RGB'}, {size}, {protocol.kernel} bicubic, "
-        f"border cut {border}, SR in {_bits(protocol.sr_bits)}, perceptual weights {protocol.perceptual}"
+        f"border cut {border}, SR in {_bits(protocol.sr_bits)}, perceptual weights {judged}"
     )
 
 

@@ -100,6 +100,8 @@ class TrialSpec:
     """In a search: training photographs that are not trained on, and that validate in place of the validation set."""
     checkpoint_every_s: float = 300.0
     """Seconds from one checkpoint to the next at most."""
+    scale: int = 2
+    """Of the prepared set."""
 
     @property
     def name(self) -> str:
@@ -109,7 +111,7 @@ class TrialSpec:
     @property
     def untrained(self) -> bool:
         """Whether there is nothing to train: interpolation, and networks that others have trained."""
-        return find_architecture(self.arch).pretrained or count_parameters(build_model(self.arch, 2)) == 0
+        return find_architecture(self.arch).pretrained or count_parameters(build_model(self.arch, self.scale)) == 0
 
     @property
     def frozen_steps(self) -> int | None:

@@ -289,7 +289,7 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
     train = config.train
     perceptual, alex = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
     data = storage.absolute(config.data)
-    PairSet(data, "train", verify=False)
+    scale = PairSet(data, "train", verify=False).geometry.scale
     run = new_run_folder(config.out, config.arch, now().strftime("%Y%m%d-%H%M%S"))
     console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
     spec = TrialSpec(
@@ -301,6 +301,7 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
         price=find_price(config.price, now().date().isoformat()),
         train=train,
         tolerance=config.tolerance,
+        scale=scale,
     )
     RunInfo(
         preset="train",

@@ -19,7 +19,7 @@ from raysr.losses import load_alex, load_perceptual
 from raysr.memory import keep_freed_memory
 from raysr.models import build_model, count_parameters, find_architecture
 from raysr.objective import Objective
-from raysr.precision import Precision, memory_format, resolve_precision
+from raysr.precision import Precision, exact_float32, memory_format, resolve_precision
 from raysr.progress import Progress
 from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
 from raysr.spec import TrialSpec, count_flops, open_batches, open_sets, open_stepper, step_limit
@@ -57,6 +57,7 @@ class Trial:
         self._kept = dict.fromkeys(self.meter.seconds, 0.0)
         self._last_entry = 0.0
         with self.meter.segment("setup"):
+            exact_float32()
             if self.device.type == "cpu":
                 keep_freed_memory()
             config = spec.train
@@ -175,6 +176,8 @@ class Trial:
     def validate(self) -> None:
         """Score the network on the whole validation set and add a point to the curve; off the clock."""
         with self.meter.segment("eval"):
+            # The statistics of batch normalisation are each rank's own; rank 0's are in the checkpoint.
+            self.world.share(self.model.buffers())
             mine = evaluate(
                 self.model,
                 self.val_rows,

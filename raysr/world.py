@@ -1,5 +1,6 @@
 """The processes that train one network together, as seen from one of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,11 @@ class World:
         shared = torch.tensor(value, dtype=torch.int64, device=self.device)
         dist.broadcast(shared, src=0)
         return int(shared.item())
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Make these rank 0's on all ranks, in place."""
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor, src=0)
 
     def gather(self, rows: list[Any]) -> list[Any]:
         """The rows of all ranks, rank 0's first."""

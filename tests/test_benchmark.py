@@ -294,7 +294,9 @@ def test_a_prepared_set_has_the_scores_that_training_gives_it(community: bool, s
         model = build_model(f"checkpoint(file={file!r})", 2)
     else:
         file, model = checkpoint(tmp_path, "espcn")
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
     found = evaluate_sets(EvaluateConfig(sets=(small_set,), model=file, perceptual="vgg-random"))
+    assert not torch.backends.cudnn.allow_tf32
     rows = PairSet(small_set, "val").rows()
     expected = evaluate(model, rows, load_perceptual("vgg-random"), device=CPU, precision="float32")
     ours = found.sets[0]
@@ -455,7 +457,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, obj
 def test_a_protocol_in_words_names_every_field() -> None:
     assert in_words(PAPER) == (
         "paper: luminance (full range, whole bytes), padded into squares, padding in, of 512 pixels, pillow bicubic, "
-        "border cut 0 pixels, SR in full precision, perceptual weights vgg"
+        "border cut 0 pixels, SR in full precision, perceptual weights vgg on luminance, copied to three channels"
     )
     different: list[Protocol] = [changed(LITERATURE, colour="rgb"), changed(LITERATURE, border=7), LITERATURE]
     different += [PAPER, changed(PAPER, fit="tiles"), changed(PAPER, fit="crop"), changed(PAPER, fast_jpeg=True)]

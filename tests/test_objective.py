@@ -1,10 +1,11 @@
 import pytest
 import torch
+from conftest import synthetic
 from torch import Tensor
 
 from raysr.losses import Perceptual, load_perceptual
 from raysr.metrics import ms_ssim, psnr
-from raysr.objective import LOSSES, Objective, parse_loss, smallest_side
+from raysr.objective import LOSSES, Objective, ms_ssim_loss, parse_loss, smallest_side
 from raysr.perceptual import PerceptualLoss
 
 
@@ -52,7 +53,8 @@ def test_what_cannot_be_a_loss_is_refused_with_the_reason(text: str, reason: str
 
 
 def test_each_loss_is_its_formula(perceptual: Perceptual, pair: tuple[Tensor, Tensor]) -> None:
-    sr, hr = pair
+    noise, hr = pair
+    sr = 0.7 * hr + 0.3 * noise
     expected = {
         "lpips": PerceptualLoss(perceptual)(sr, hr),
         "l1": torch.stack([torch.nn.functional.l1_loss(a, b) for a, b in zip(sr, hr, strict=True)]),
@@ -79,6 +81,27 @@ def test_a_step_down_the_gradient_makes_the_loss_smaller(
     (gradient,) = torch.autograd.grad(before, sr)
     after = objective(sr.detach() - 1e-3 * gradient / gradient.norm(), hr).sum()
     assert after < before
+
+
+def test_ms_ssim_draws_a_picture_out_of_its_own_negative_where_the_metric_has_no_gradient() -> None:
+    hr = torch.from_numpy(synthetic(3, 176, 176, 1) / 255).float()[None, None]
+    mix = torch.tensor(-0.5, requires_grad=True)
+
+    def picture() -> Tensor:
+        return 0.5 + mix * (hr - 0.5)
+
+    (gradient,) = torch.autograd.grad(ms_ssim(picture(), hr).sum(), mix)
+    assert gradient == 0
+    optimizer = torch.optim.Adam([mix], 0.1)
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = ms_ssim_loss(picture(), hr).sum()
+        loss.backward()
+        assert mix.grad is not None
+        assert mix.grad.isfinite()
+        optimizer.step()
+    assert mix > 0.5
+    assert torch.allclose(ms_ssim_loss(picture(), hr), 1 - ms_ssim(picture(), hr), rtol=1e-5)
 
 
 def test_a_loss_says_how_small_a_square_it_can_judge() -> None:

@@ -3,14 +3,21 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import prepare_here
 from rich.console import Console
+from torch import nn
 
 from raysr.cost import Budget
+from raysr.images import Geometry
 from raysr.manifest import ManifestError
+from raysr.models import count_parameters
+from raysr.models.espcn import ESPCN
 from raysr.spec import TrainConfig
 from raysr.train import TrainOneConfig, train_one
 
@@ -55,6 +62,25 @@ def test_a_network_that_does_not_enlarge_is_refused_before_it_trains(small_set: 
     config = TrainOneConfig(arch="torch.nn:Identity", data=small_set, out=str(tmp_path / "runs"), train=TRAIN)
     with pytest.raises(ValueError, match=r"must turn \[1, 1, 16, 16\] into floats \[1, 1, 32, 32\] at scale 2, gave"):
         train_one(config, Console(file=io.StringIO()))
+
+
+def thirds_only(scale: int) -> nn.Module:
+    """A network of the user's own that there is for one scale alone."""
+    if scale != 3:
+        raise RuntimeError("made for x3")
+    return ESPCN(scale)
+
+
+def test_a_network_that_there_is_for_another_scale_alone_is_trained_on_it(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = prepare_here(str(picture_folder(4)), tmp_path / "set3", Geometry(hr_px=36, scale=3, fit="pad"))
+    arch, budget = f"{__name__}:thirds_only", Budget(samples=4)
+    config = TrainOneConfig(
+        arch=arch, data=data, out=str(tmp_path / "runs"), budget=budget, train=replace(TRAIN, patch_px=18)
+    )
+    (trial,) = train_one(config, Console(file=io.StringIO())).run.trials
+    assert (trial.status, trial.steps, trial.params) == ("finished", 2, count_parameters(ESPCN(3)))
 
 
 def test_an_unknown_architecture_gets_a_hint() -> None:

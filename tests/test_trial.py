@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
 from raysr.cost import DEFAULT_PRICE, Budget, StepCost
-from raysr.evaluate import MEAN_NAMES, to_uint8, upscale
+from raysr.evaluate import MEAN_NAMES, evaluate, to_uint8, upscale
 from raysr.flops import count_arch
 from raysr.losses import load_perceptual
 from raysr.memory import estimate_step
@@ -491,19 +491,25 @@ def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
         replace(CONFIG, **bad)
 
 
+NORMALISED = "srresnet(blocks=1)"
+"""Its batch normalisation has statistics that every rank gathers for itself."""
+
+
 def two_workers(rank: int, address: str, data: str, run: str) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     spec = TrialSpec(
-        arch="espcn",
+        arch=NORMALISED,
         seed=0,
         data=data,
         run=run,
-        budget=Budget(epochs={"espcn": 2}),
+        budget=Budget(epochs={NORMALISED: 2}),
         price=DEFAULT_PRICE,
         train=replace(CONFIG, evaluate_at=()),
     )
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
     trial = Trial(spec, World.current(torch.device("cpu")), wrap=DistributedDataParallel)
     row = run_trial(trial, SILENT)
+    assert not torch.backends.cudnn.allow_tf32
     torch.save({"weights": weights(trial), "row": row, "train": trial.meter.seconds}, f"{run}/rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -520,8 +526,16 @@ def test_two_workers_train_one_network_and_both_are_paid(small_set: str, tmp_pat
     for name, tensor in one["weights"].items():
         assert torch.equal(two["weights"][name], tensor), name
     # Validation is shared out: both pictures are in rank 0's scores.
-    images = TrialFiles(str(run), "espcn", 0).read_images()
-    assert [(score["step"], score["image_id"]) for score in images[-2:]] == [(6, "02.png"), (6, "04.png")]
+    files = TrialFiles(str(run), NORMALISED, 0)
+    images = files.read_images()[-2:]
+    assert [(score["step"], score["image_id"]) for score in images] == [(6, "02.png"), (6, "04.png")]
+    # Both were scored with the network that the checkpoint holds.
+    model = build_model(NORMALISED, 2)
+    model.load_state_dict(load_file(run / files.checkpoint))
+    val = PairSet(small_set, "val").rows()
+    scores = evaluate(model, val, load_perceptual("vgg-random"), device=torch.device("cpu"), precision="float32")
+    for score, image in zip(sorted(scores, key=lambda score: score.image_id), images, strict=True):
+        assert score.psnr == pytest.approx(image["psnr"], abs=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["l1", "0.8*lpips+0.2*charbonnier"])

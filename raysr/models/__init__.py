@@ -215,11 +215,33 @@ def _check_options(name: str, row: Architecture, options: dict[str, Any]) -> Non
     for key in options:
         if key not in known and not open_ended:
             raise ValueError(f"{name} has no option {key!r}; {f'it has {has}' if has else 'it has none'}")
+    if name in MODELS:
+        for key, value in options.items():
+            _check_value(f"{name}({key}={value!r})", value, known[key].default)
     try:
         signature.bind(2, **options)
     except TypeError as error:
         call = f"{name.rpartition(':')[2]}({', '.join(['scale', *options])})"
         raise ValueError(f"{name} cannot be made as {call}: {error}") from error
+
+
+def _check_value(words: str, value: Any, default: Any) -> None:
+    """Whether an option of one of ours is of the kind of its default, and a number that can be."""
+    numbers = isinstance(default, int | float) and not isinstance(default, bool)
+    if default is None or isinstance(default, tuple):
+        kind = f"a list such as {list(default or (2, 3))}"
+        right = (
+            isinstance(value, list | tuple) and len(value) > 0 and all(type(one) is int and one > 0 for one in value)
+        )
+    elif not numbers:
+        right, kind = isinstance(value, type(default)), {bool: "True or False", str: "words in quotes"}[type(default)]
+    else:
+        least = 0 if default == 0 or isinstance(default, float) else 1
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        right = (whole or (isinstance(default, float) and isinstance(value, float))) and value >= least
+        kind = f"a {'number' if isinstance(default, float) else 'whole number'} of at least {least}"
+    if not right:
+        raise ValueError(f"{words}: expected {kind}")
 
 
 def count_parameters(model: nn.Module, *, trainable_only: bool = True) -> int:

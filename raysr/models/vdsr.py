@@ -11,11 +11,13 @@ class VDSR(nn.Module):
     """Twenty 3x3 convolutions of 64 filters and a global residual; He et al.'s initialisation, as published.
 
     One network a scale, where the published one was trained on all three at once; its gradient clipping is the
-    training's affair.
+    training's affair. Raises ValueError for fewer than two.
     """
 
     def __init__(self, scale: int, depth: int = 20) -> None:
         super().__init__()
+        if depth < 2:
+            raise ValueError(f"VDSR has at least 2 layers, got depth={depth}")
         self.scale = scale
         convs = [conv(1, 64), *(conv(64, 64) for _ in range(depth - 2)), conv(64, 1)]
         for layer in convs:
