@@ -1,8 +1,10 @@
 """Public data sets: downloaded from their homes, checked, and unpacked into train/ and val/."""
 
+import getpass
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import stat
 import tarfile
@@ -18,6 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 import requests
+import urllib3
+from filelock import FileLock
 
 from raysr import storage
 from raysr.catalogue import ARCHIVES, Archive
@@ -27,6 +31,9 @@ FRUITLESS_TRIES = 5
 
 PAUSE_S = 2.0
 """Before the next try; longer after each."""
+
+BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers after which the same request may be answered otherwise."""
 
 CHUNK_BYTES = 1 << 20
 MAX_MEMBER_BYTES = 1 << 30
@@ -58,8 +65,29 @@ def fetch_set(
     `archives` does not have.
     """
     folder = storage.join(storage.absolute(cache), name)
-    wanted = [archive for archive in ARCHIVES[name] if not storage.exists(_marker(folder, archive))]
-    downloads = Path(tempfile.gettempdir(), "raysr-archives") if "://" in folder else Path(folder).parent
+    if all(_is_unpacked(folder, archive) for archive in ARCHIVES[name]):
+        return folder
+    downloads = _private_folder() if "://" in folder else Path(folder).parent
+    downloads.mkdir(parents=True, exist_ok=True)
+    with FileLock(downloads / ".raysr.lock"):  # another preparation may be downloading the same
+        _fetch(name, folder, downloads, archives, mirror, on_fetch)
+    return folder
+
+
+def _private_folder() -> Path:
+    """A folder for downloads that go on into a bucket, in which nobody else can lay anything."""
+    folder = Path(tempfile.gettempdir(), f"raysr-archives-{getpass.getuser()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise ArchiveError(f"{folder} is not a folder that only you can write to: remove it, or set TMPDIR to another")
+    return folder
+
+
+def _fetch(
+    name: str, folder: str, downloads: Path, archives: str | None, mirror: str | None, on_fetch: OnFetch
+) -> None:
+    wanted = [archive for archive in ARCHIVES[name] if not _is_unpacked(folder, archive)]
     mine = _mine(wanted, archives)
     _check_room_for_all(name, wanted, downloads, mirror, remote="://" in folder, mine=mine)
     for index, archive in enumerate(wanted):
@@ -72,7 +100,18 @@ def fetch_set(
         needed_later = any(later.name == archive.name for later in wanted[index + 1 :])
         if path is not own and not needed_later:
             path.unlink()
-    return folder
+
+
+def _is_unpacked(folder: str, archive: Archive) -> bool:
+    """Whether every photograph of the archive is where its marker says; raises ArchiveError where there are others."""
+    marker, home = _marker(folder, archive), storage.join(folder, archive.folder)
+    if not storage.exists(marker):
+        return False
+    names = set(json.loads(storage.read_bytes(marker)).get("photographs", ()))
+    there = {child for child in storage.children(home) if not child.startswith(".")}
+    if names and there > names:
+        raise ArchiveError(f"{home} holds {min(there - names)!r}, which is not of {archive.name}: take it away")
+    return bool(names) and names <= there
 
 
 def _mine(wanted: list[Archive], archives: str | None) -> dict[str, Path]:
@@ -138,7 +177,7 @@ def _download(archive: Archive, path: Path, mirror: str | None, on_fetch: OnFetc
             total = _go_on(archive, url, part, on_fetch)
             part.replace(path)
             return
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             problem = str(error)
         fruitless = 0 if part.stat().st_size > before else fruitless + 1
         time.sleep(PAUSE_S * fruitless)
@@ -155,7 +194,9 @@ def _go_on(archive: Archive, url: str, part: Path, on_fetch: OnFetch) -> int:
     with requests.get(url, headers=headers, stream=True, timeout=(30, 60)) as answer:
         if answer.status_code == 416 and answer.headers.get("Content-Range") == f"bytes */{have}":
             return have
-        if answer.status_code == 416 or (have and not _continues(answer, have)):
+        if answer.status_code in BUSY:
+            raise requests.ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
+        if answer.status_code == 416 or (have and answer.status_code in (200, 206) and not _continues(answer, have)):
             part.write_bytes(b"")  # what is there is no beginning of what the server has: begin again
             if answer.status_code != 200:
                 raise requests.ConnectionError(f"the server would not go on from byte {have:,}")
@@ -170,7 +211,8 @@ def _go_on(archive: Archive, url: str, part: Path, on_fetch: OnFetch) -> int:
         if total is not None:
             _check_room(part.parent, 2 * total - have, f"download and unpack {archive.name}")
         with part.open("ab") as stream:
-            for chunk in answer.iter_content(CHUNK_BYTES):
+            # As it is sent: a server that calls a .tgz gzip-encoded would have it unpacked on the way.
+            for chunk in answer.raw.stream(CHUNK_BYTES, decode_content=False):
                 stream.write(chunk)
                 have += len(chunk)
                 on_fetch(archive.name, have, total)

@@ -76,9 +76,10 @@ def cpus_for_each(nodes: Sequence[Mapping[str, float]], *, workers: int, use_gpu
     Ray sets OMP_NUM_THREADS from the CPUs that a worker asks for: give it all that its share allows.
     """
     if use_gpu:
-        return max(1, min(int(node["CPU"] / node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1))
+        return max(1, min(int(node.get("CPU", 0) / node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1))
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    return max(1, min(sum(cpus) // workers, max(cpus)))
+    fitting = (each for each in range(max(cpus), 0, -1) if sum(cpu // each for cpu in cpus) >= workers)
+    return next(fitting, 1)
 
 
 def use_assigned_cpus() -> None:

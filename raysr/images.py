@@ -115,6 +115,8 @@ def decode(data: bytes, fast_for_px: int | None = None, fit: str | None = None) 
             clear = image.info.get("transparency")
             if _is_cut(image) and isinstance(clear, tuple):
                 image.info["transparency"] = tuple(sample >> 8 for sample in clear)  # cut as the samples are
+            _refuse_thumbnail(image)
+            read_grey = _grey_of(image)
             notes, size = _notes(image), image.size  # loads a PNG, to look for EXIF at its end
             if fast_for_px is not None and image.mode in ("L", "RGB"):
                 within = {"pad": max(size), "crop": min(size)}.get(fit or "")
@@ -122,7 +124,12 @@ def decode(data: bytes, fast_for_px: int | None = None, fit: str | None = None) 
                 image.draft("L", (math.ceil(size[0] * ratio), math.ceil(size[1] * ratio)))
             image.load()
             turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
-            return Photo(_eight_bits(ImageOps.exif_transpose(image)), (size[1], size[0]) if turned else size, notes)
+            upright = _eight_bits(ImageOps.exif_transpose(image), read_grey)
+            if image.format not in ("JPEG", "MPO"):  # a TIFF may have been turned already, as it was loaded
+                size = upright.size
+            elif turned:
+                size = (size[1], size[0])
+            return Photo(upright, size, notes)
     except PictureError:
         raise
     except Exception as error:
@@ -167,15 +174,44 @@ def _is_cut(image: Image.Image) -> bool:
     return any(";16" in str(tile[3]) for tile in tiles)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC = 254, 258, 262
+"""Tags of TIFF."""
+
+
+def _refuse_thumbnail(image: Image.Image) -> None:
+    """Cameras' raw files are TIFFs that begin with a small picture of what is in them."""
+    if image.format == "TIFF" and int(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0)) & 1:
+        raise PictureError("its first picture is a thumbnail of another one, as in a camera's raw file")
+
+
+class _Grey(NamedTuple):
+    """What the samples of a grey picture of more than 8 bits mean."""
+
+    white: int
+    """65535, or 0 where the picture is stored as a negative and black is `peak`."""
+    peak: int
+
+
+def _grey_of(image: Image.Image) -> _Grey:
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    bits = max(tags.get(_BITS, (16,)))
+    if image.mode.startswith("I") and bits > 16:
+        raise PictureError(f"samples of {bits} bits, expected 8 or 16")
+    peak = 2**bits - 1 if bits > 8 else 65535
+    negative = image.mode.startswith("I") and tags.get(_PHOTOMETRIC) == 0
+    return _Grey(0 if negative else peak, peak)
+
+
+def _eight_bits(image: Image.Image, grey: _Grey) -> Image.Image:
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         samples = np.asarray(image).astype(np.int64)
-        if samples.min() < 0 or samples.max() > 65535:
-            raise PictureError(f"samples from {samples.min()} to {samples.max()}, expected 8 or 16 bits")
+        if samples.min() < 0 or samples.max() > grey.peak:
+            raise PictureError(f"samples from {samples.min()} to {samples.max()}, expected 0 to {grey.peak}")
         clear = image.info.get("transparency")
-        rounded = (samples + 128) // 257
+        light = samples if grey.white else grey.peak - samples
+        rounded = (510 * light + grey.peak) // (2 * grey.peak)
         return Image.fromarray((rounded if clear is None else np.where(samples == clear, 0, rounded)).astype(np.uint8))
     if image.mode == "F":
         raise PictureError("floating-point samples, expected 8 or 16 bits")

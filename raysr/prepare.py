@@ -43,6 +43,9 @@ BEGUN = "begun"
 
 NO_OSERROR = -1
 
+WORKER_RETRIES = 2
+"""How often the photographs of a shard are tried again after their worker died."""
+
 
 class PrepareError(RuntimeError):
     """A worker failed in a way that is nobody's file's fault."""
@@ -72,6 +75,9 @@ def prepare(
     there = _read_manifest(config, out)
     if there is not None:
         return _finished(config, geometry, out, there, on_advance, on_fetch)
+    if config.source in ARCHIVES:  # gigabytes come first, and must not be for nothing
+        _check_free(config, out)
+        storage.check_writable(storage.join(out, MANIFEST))
     source = _find(config, on_fetch)
     _claim(config, out)
     start_ray()
@@ -114,8 +120,8 @@ def _read_manifest(config: PrepareConfig, out: str) -> Manifest | None:
         return None
 
 
-def _claim(config: PrepareConfig, out: str) -> None:
-    """Make the folder ours; raises FileExistsError where something else is in it."""
+def _check_free(config: PrepareConfig, out: str) -> None:
+    """Raise FileExistsError where something else than a set of ours is in the folder."""
     names = storage.children(out)
     others = [name for name in names if not name.startswith(".")]
     if others and UNFINISHED not in names and MANIFEST not in names:
@@ -123,6 +129,11 @@ def _claim(config: PrepareConfig, out: str) -> None:
             f"--out {config.out} holds {others[0]!r} and no prepared set, begun or finished: give an empty folder, or "
             "one that is not there yet"
         )
+
+
+def _claim(config: PrepareConfig, out: str) -> None:
+    """Make the folder ours; raises FileExistsError where something else is in it."""
+    _check_free(config, out)
     storage.write_text(storage.join(out, UNFINISHED, BEGUN), "")
 
 
@@ -239,17 +250,25 @@ def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[tuple[Shar
             return {"facts": "".join(told).rstrip(), "errno": NO_OSERROR, "node": ""}
 
     items = [{"task": task.to_json()} for task in tasks]
-    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(write).iter_rows()
+    # A picture that kills its worker, by a decoder's crash or its size, must not be tried for ever.
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(write, max_retries=WORKER_RETRIES).iter_rows()
+    left = {task.name: task for task in tasks}
     try:
         for row in rows:
             if row["errno"] == NO_OSERROR:
                 raise PrepareError(f"a worker failed: {row['facts']}")
             if row["errno"]:
                 raise OSError(row["errno"], f"{row['facts']}; the same command goes on from here when that is mended")
-            yield ShardFacts.from_json(row["facts"]), row["node"]
+            facts = ShardFacts.from_json(row["facts"])
+            del left[facts.shard.name]
+            yield facts, row["node"]
     except ray.exceptions.RayError as error:
         told = [line for line in str(error).splitlines() if line.strip()]
-        raise PrepareError("Ray failed: " + "\n".join([*told[:2], *told[2:][-3:]])) from error
+        suspects = [photo.location for task in left.values() for photo in task.photographs]
+        raise PrepareError(
+            "Ray failed: " + "\n".join([*told[:2], *told[2:][-3:]]) + "\nWhere a picture is to blame, it is one of "
+            f"{len(suspects)} that were not done, from {suspects[0]} to {suspects[-1]}; the others stay done"
+        ) from error
 
 
 def _of_task(task: Task, reasons: dict[str, str]) -> dict[str, str]:

@@ -3,10 +3,12 @@
 Beside each shard its facts are kept until the set is finished, so that a run that was killed goes on where it was.
 """
 
+import errno
 import hashlib
 import io
 import json
 import socket
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,10 +27,21 @@ PAIRS_PER_ROW_GROUP = 16
 READ_AHEAD = 2
 """Photographs that are read while another one is decoded."""
 
+READ_TRIES, READ_PAUSE_S = 4, 1.0
+"""How often a photograph is tried where storage fails, and the first pause; each is longer than the one before."""
+
+PASSING = frozenset(
+    {
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN),
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN),
+    }
+)
+"""What a local disk, or one that is mounted from elsewhere, may say today and not tomorrow."""
+
 UNFINISHED = ".unfinished"
 """Folder of the facts of each shard, in a set that is being prepared."""
 
-RECIPE = 3
+RECIPE = 4
 """Changes when the same photograph gives other rows than before: facts of another recipe are not taken over."""
 
 
@@ -181,10 +194,7 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
             return b"", task.dropped[photo.image_id]
         if photo.problem is not None:
             return b"", photo.problem
-        try:
-            return storage.read_bytes(photo.location), None
-        except OSError as error:
-            return b"", f"cannot be read: {error.strerror or error}"
+        return _read(photo.location)
 
     with ThreadPoolExecutor(1) as reader:
         waiting = [reader.submit(read, photo) for photo in task.photographs[:READ_AHEAD]]
@@ -198,6 +208,34 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
                 yield photo, data, make_pairs(data, geometry)
             except PictureError as error:
                 yield photo, data, str(error)
+
+
+def _read(location: str) -> tuple[bytes, str | None]:
+    """The file's bytes, or the reason why it has none that will be there the next time either.
+
+    Raises OSError where the storage, not the file, is at fault, also after READ_TRIES: such a photograph must not be
+    left out of the set for good.
+    """
+    for attempt in range(1, READ_TRIES + 1):
+        try:
+            return storage.read_bytes(location), None
+        except OSError as error:
+            reason = _lasting(error, remote="://" in location)
+            if reason is not None:
+                return b"", f"cannot be read: {reason}"
+            if attempt == READ_TRIES:
+                raise OSError(error.errno or errno.EIO, f"{location} cannot be read: {error}") from error
+            time.sleep(READ_PAUSE_S * attempt)
+    raise AssertionError
+
+
+def _lasting(error: OSError, *, remote: bool) -> str | None:
+    """What is wrong with the file itself, in words that are the same each time; None where trying again may help."""
+    if isinstance(error, FileNotFoundError):
+        return "No such file or directory"
+    if remote:
+        return "access denied" if "ACCESS_DENIED" in str(error) or isinstance(error, PermissionError) else None
+    return None if error.errno in PASSING else error.strerror or str(error)
 
 
 def _image_id(photo: Photograph, geometry: Geometry, index: int) -> str:
@@ -222,7 +260,7 @@ def _row(
         "hr_px": geometry.hr_px,
         "scale": geometry.scale,
         "content_box": list(pair.content_box) if pair else None,
-        "source_sha256": hashlib.sha256(data).hexdigest(),
+        "source_sha256": hashlib.sha256(data).hexdigest() if data else "",
         "notes": ", ".join(notes),
         "error": error,
     }

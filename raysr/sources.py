@@ -125,7 +125,7 @@ def find_photographs(source: str, *, val: str | None = None, val_share: float, s
     else:
         split, roots = _split_by_seed(files, source, val_share, seed), (root,)
     photographs = tuple(
-        Photograph(image_id, image_id, name, file.location, file.stamp, file.problem)
+        Photograph(image_id, image_id, name, file.location, file.stamp, file.problem or _not_read(file))
         for name, mine in split.items()
         for image_id, file in mine
         if _suffix(file) in SUFFIXES
@@ -145,6 +145,12 @@ _Files = list[tuple[str, storage.Found]]
 
 def _suffix(file: storage.Found) -> str:
     return PurePosixPath(file.name).suffix.lower()
+
+
+def _not_read(file: storage.Found) -> str | None:
+    """Why a picture is refused by its suffix: a camera's raw file is a TIFF by its content, of a thumbnail."""
+    suffix = _suffix(file)
+    return f"{suffix} is not read: convert it to PNG, TIFF or JPEG" if suffix in NOT_READ else None
 
 
 def _files(location: str, what: str, word: str = "") -> tuple[list[storage.Found], Counter[str]]:
@@ -199,9 +205,11 @@ def _split_by_list(files: list[storage.Found], val: str) -> dict[Split, _Files]:
     except UnicodeDecodeError as error:
         raise ValueError(f"--val {val} is not UTF-8 ({error.reason} at byte {error.start}); {wanted}") from error
     # Not splitlines: it also cuts at characters that a name may hold.
-    lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip() and not line.startswith("#")]
-    listed = {line.removeprefix("./") for line in lines}
-    missing = sorted(listed - {file.name for file in files})
+    names = {file.name for file in files}
+    lines = [line.removeprefix("./") for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+    # A line that begins with # is a comment, unless it is the name of a file.
+    listed = {line for line in lines if line in names or not line.startswith("#")}
+    missing = sorted(listed - names)
     if missing:
         raise ValueError(
             f"--val {val} lists {len(missing)} files that --source does not hold, the first is {missing[0]!r}: "

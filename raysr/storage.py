@@ -1,5 +1,6 @@
 """Whole files on a local disk or an object store, written so that a reader never meets half of one."""
 
+import errno
 import os
 import secrets
 import stat
@@ -217,15 +218,21 @@ def walk(location: str) -> list[Found]:
 
 def _walk_disk(root: str) -> Iterator[Found]:
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for file in files:
-            yield _on_disk(Path(folder, file), root)
+    waiting = [root]  # links come last: a folder is found under its own name, if it has one here
+    while waiting:
+        for folder, folders, files in os.walk(waiting.pop(0), onerror=_raise):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            waiting += sorted(str(path) for name in folders if (path := Path(folder, name)).is_symlink())
+            # Every ext4 disk has a lost+found at its root, which nobody else may look into.
+            folders[:] = sorted(
+                name for name in folders if name != "lost+found" and not Path(folder, name).is_symlink()
+            )
+            for file in files:
+                yield _on_disk(Path(folder, file), root)
 
 
 def _on_disk(path: Path, root: str) -> Found:
@@ -247,7 +254,10 @@ def _too_large(size: int) -> str | None:
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    raise OSError(
+        error.errno or errno.EIO,
+        f"cannot look into {error.filename} ({error.strerror}): make it readable, or move it away",
+    ) from error
 
 
 def remove(location: str) -> None:

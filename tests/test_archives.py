@@ -1,5 +1,6 @@
 """Small archives on a real HTTP server of this machine, in every state that a download can be in."""
 
+import getpass
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -54,6 +56,9 @@ class Home:
         self.cut_after: list[int] = []
         """After so many bytes of a body the connection ends: one for each request, then none."""
         self.ranges = True
+        self.refusals: list[int] = []
+        """Statuses with which requests are answered: one for each, then none."""
+        self.encoding = "identity"
         self.sent = 0
         home = self
 
@@ -77,6 +82,9 @@ class Home:
         wanted = request.headers.get("Range")
         self.asked.append((request.path, wanted))
         data = self.files.get(request.path.lstrip("/"))
+        if data is not None and self.refusals:
+            request.send_error(self.refusals.pop(0))
+            return
         if data is None:
             request.send_error(404)
             return
@@ -92,6 +100,7 @@ class Home:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         body = data[start:]
         request.send_header("Content-Length", str(len(body)))
+        request.send_header("Content-Encoding", self.encoding)
         request.end_headers()
         body = body[: self.cut_after.pop(0)] if self.cut_after else body
         self.sent += len(body)
@@ -184,6 +193,61 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     assert home.sent < sum(map(len, home.files.values())) + 2 * 10_000  # no more than what was in flight twice
 
 
+def test_a_server_that_is_busy_is_asked_again_and_nothing_is_thrown_away(
+    home: Home, publish: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "train.zip.part").write_bytes(home.files["train.zip"][:50_000])
+    home.refusals = [503, 429, 500]
+    assert held(fetch_set("df2k", cache=str(tmp_path))) == WHOLE
+    assert [wanted for path, wanted in home.asked if path == "/train.zip"] == ["bytes=50000-"] * 4
+
+
+def test_a_server_that_has_it_no_more_leaves_what_came_before(
+    home: Home, publish: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "train.zip.part").write_bytes(home.files["train.zip"][:50_000])
+    home.refusals = [403]
+    with pytest.raises(ArchiveError, match="the server answered 403"):
+        fetch_set("df2k", cache=str(tmp_path))
+    assert (tmp_path / "train.zip.part").stat().st_size == 50_000
+
+
+def test_an_archive_that_is_called_encoded_is_kept_as_it_is_sent(
+    home: Home, publish: Callable[..., None], tmp_path: Path
+) -> None:
+    home.encoding = "gzip"
+    home.cut_after = [70_000]
+    assert held(fetch_set("df2k", cache=str(tmp_path))) == WHOLE
+
+
+def test_a_cache_that_has_lost_a_photograph_is_made_whole_and_a_strange_one_is_named(
+    home: Home, publish: Callable[..., None], tmp_path: Path
+) -> None:
+    folder = Path(fetch_set("df2k", cache=str(tmp_path)))
+    (folder / "train" / "A" / "0007.png").unlink()
+    assert held(fetch_set("df2k", cache=str(tmp_path))) == WHOLE
+    (folder / "val" / "mine.png").write_bytes(b"mine")
+    with pytest.raises(ArchiveError, match=r"val holds 'mine.png', which is not of val.tar.gz: take it away"):
+        fetch_set("df2k", cache=str(tmp_path))
+
+
+def test_two_at_once_share_one_download(home: Home, publish: Callable[..., None], tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(fetch_set, "df2k", cache=str(tmp_path)) for _ in range(2)]
+        assert [held(one.result()) for one in both] == [WHOLE, WHOLE]
+    assert [path for path, _ in home.asked] == ["/train.zip", "/val.tar.gz"]
+
+
+def test_downloads_for_a_bucket_are_not_laid_where_others_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / f"raysr-archives-{getpass.getuser()}").mkdir()
+    (tmp_path / f"raysr-archives-{getpass.getuser()}").chmod(0o777)
+    with pytest.raises(ArchiveError, match="is not a folder that only you can write to"):
+        fetch_set("df2k", cache="s3://raysr-test/cache")
+
+
 def test_a_server_without_ranges_is_asked_for_everything_again(
     home: Home, publish: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -230,7 +294,7 @@ def test_a_wrong_download_is_removed_and_says_what_it_was(
     publish(**wrong)
     with pytest.raises(ArchiveError, match=rf"train\.zip was downloaded with {reason}; it was removed"):
         fetch_set("df2k", cache=str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == []
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_an_address_that_has_it_not_is_named(home: Home, publish: Callable[..., None], tmp_path: Path) -> None:
@@ -389,7 +453,7 @@ def test_a_set_may_be_unpacked_into_a_bucket(
     folder = fetch_set("df2k", cache=cache)
     assert folder == storage.join(cache, "df2k")
     assert held(folder) == WHOLE
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
 def test_the_table_names_df2k_as_in_the_papers_figure_1() -> None:

@@ -103,3 +103,6 @@ def test_a_worker_asks_for_no_more_than_some_node_has() -> None:
     head, node = {"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}
     assert cpus_for_each([head, node, node], workers=2, use_gpu=True) == 8
     assert cpus_for_each([{"CPU": 48.0, "GPU": 4.0}], workers=4, use_gpu=True) == 12
+    assert cpus_for_each([{"CPU": 4.0}, {"CPU": 2.0}], workers=2, use_gpu=False) == 2
+    assert cpus_for_each([{"CPU": 8.0}, {"CPU": 8.0}], workers=3, use_gpu=False) == 4
+    assert cpus_for_each([{"GPU": 1.0}], workers=1, use_gpu=True) == 1

@@ -62,16 +62,58 @@ LARGE = Image.fromarray(synthetic(1, 300, 200))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize(("file_format", "tolerance"), [("PNG", 0), ("WEBP", 0), ("JPEG", 3)])
+@pytest.mark.parametrize(("file_format", "tolerance"), [("PNG", 0), ("WEBP", 0), ("JPEG", 3), ("TIFF", 0)])
 def test_every_exif_orientation_gives_the_upright_picture(file_format: str, tolerance: int, orientation: int) -> None:
     blocks = np.random.default_rng(1).integers(0, 256, (4, 6), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     stored = Image.fromarray(np.ascontiguousarray(UPRIGHT_TO_STORED[orientation](blocks))).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}, "PNG": {}}[file_format]
-    picture = np.asarray(decode(encoded(stored, file_format, exif=exif, **options)).image)
+    options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}}.get(file_format, {})
+    photo = decode(encoded(stored, file_format, exif=exif, **options))
+    picture = np.asarray(photo.image)
     assert picture.shape == (32, 48, 3)
+    assert photo.full_size == (48, 32)
     assert abs(picture.astype(int) - blocks[..., None]).max() <= tolerance
+
+
+def tiff(width: int, height: int, bits: int, data: bytes, **tags: int) -> bytes:
+    """A grey little-endian TIFF in one strip; `tags` as t262=0."""
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: height, 279: len(data)}
+    entries |= {int(name[1:]): value for name, value in tags.items()}
+    entries[273] = 8 + 2 + 12 * len(entries) + 4
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + data
+
+
+def test_a_tiff_that_only_its_xmp_turns_keeps_its_proportions() -> None:
+    stored = np.random.default_rng(2).integers(0, 256, (48, 32), np.uint8)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = encoded(Image.fromarray(stored), "TIFF", tiffinfo={700: xmp})
+    photo = decode(data)
+    assert photo.full_size == photo.image.size == (48, 32)
+    (pair,) = make_pairs(data, Geometry(hr_px=48, fit="pad")).pairs
+    assert pair.content_box == (0, 8, 48, 40)
+    assert np.array_equal(pair.hr[8:40], np.rot90(stored, -1))
+
+
+def test_twelve_bits_are_scaled_to_eight() -> None:
+    samples = [0, 4095, 2048, 16]
+    packed = b"".join(
+        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in zip(samples[::2], samples[1::2], strict=True)
+    )
+    assert np.asarray(decode(tiff(4, 1, 12, packed)).image).tolist() == [[0, 255, 128, 1]]
+
+
+def test_a_sixteen_bit_negative_is_read_as_the_picture_that_it_is() -> None:
+    data = struct.pack("<4H", 65535, 0, 257, 65535 - 257)
+    assert np.asarray(decode(tiff(4, 1, 16, data, t262=0)).image).tolist() == [[0, 255, 254, 1]]
+    assert np.asarray(decode(tiff(4, 1, 16, data)).image).tolist() == [[255, 0, 1, 254]]
+    assert np.asarray(decode(tiff(2, 1, 8, b"\0\x0a", t262=0)).image).tolist() == [[255, 245]]
+
+
+def test_the_thumbnail_at_the_beginning_of_a_raw_file_is_refused() -> None:
+    with pytest.raises(PictureError, match="its first picture is a thumbnail of another one"):
+        decode(tiff(4, 1, 8, bytes(4), t254=1))
 
 
 def test_luminance_is_pillows_full_range_y() -> None:
@@ -128,11 +170,15 @@ def test_sixteen_bit_colour_is_cut_to_its_high_byte_and_says_so() -> None:
     assert clear.notes == ("alpha laid on black", "16 bits cut to 8")
 
 
-@pytest.mark.parametrize("samples", [np.array([[-1, 5]], np.int32), np.array([[0, 65536]], np.int32)])
-def test_samples_beyond_sixteen_bits_are_refused(samples: np.ndarray) -> None:
-    low, high = samples.min(), samples.max()
-    with pytest.raises(PictureError, match=rf"^samples from {low} to {high}, expected 8 or 16 bits$"):
-        decode(encoded(Image.fromarray(samples), "TIFF"))
+@pytest.mark.parametrize("samples", [[0, 255], [0, 65535], [0, 65536], [-1, 5]])
+def test_samples_beyond_sixteen_bits_are_refused(samples: list[int]) -> None:
+    with pytest.raises(PictureError, match=r"^samples of 32 bits, expected 8 or 16$"):
+        decode(encoded(Image.fromarray(np.array([samples], np.int32)), "TIFF"))
+
+
+def test_samples_below_zero_are_refused() -> None:
+    with pytest.raises(PictureError, match=r"^samples from -1 to 5, expected 0 to 65535$"):
+        decode(tiff(2, 1, 16, struct.pack("<2h", -1, 5), t339=2))
 
 
 def test_floating_point_samples_are_refused() -> None:

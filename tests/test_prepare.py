@@ -27,9 +27,9 @@ from raysr.describe import check_set, summary
 from raysr.images import Geometry, make_pairs
 from raysr.manifest import MANIFEST, SCHEMA, Manifest
 from raysr.pairs import PairSet
-from raysr.prepare import Advance, PrepareConfig, PrepareError, prepare
-from raysr.shards import UNFINISHED, write_shard
-from raysr.sheet import CONTACT_SHEET
+from raysr.prepare import Advance, PrepareConfig, PrepareError, _plan, prepare
+from raysr.shards import READ_TRIES, UNFINISHED, write_shard
+from raysr.sheet import CAPTION_PX, CELL_PX, CONTACT_SHEET, GAP_PX
 from raysr.sources import find_photographs
 
 ROOT = Path(__file__).parents[1]
@@ -520,9 +520,11 @@ def test_a_finished_set_that_was_downloaded_needs_its_photographs_no_more(
     unpacked = tmp_path / "cache" / "bsds500"
     for split in ("train", "val"):
         (unpacked / split).mkdir(parents=True)
-        (unpacked / f".{split}.json").write_text("{}")
     for index, photo in enumerate(sorted(picture_folder(4).iterdir())):
         photo.rename(unpacked / ("val" if index == 3 else "train") / photo.name)
+    for split in ("train", "val"):
+        names = [photo.name for photo in (unpacked / split).iterdir()]
+        (unpacked / f".{split}.json").write_text(json.dumps({"photographs": names}))
     config = PrepareConfig(
         source="bsds500", out=str(tmp_path / "set"), geometry=GEOMETRY, cache=str(tmp_path / "cache")
     )
@@ -618,12 +620,25 @@ def test_two_folders_and_a_list_split_as_they_say(picture_folder: Callable[..., 
 
 def test_a_contact_sheet_shows_twelve_pairs(bundled_set: str) -> None:
     with Image.open(Path(bundled_set) / CONTACT_SHEET) as sheet:
-        picture = np.asarray(sheet)
-    rows, columns = 4, 3
-    cell = picture.shape[0] // rows, picture.shape[1] // columns
-    for row in range(rows):
-        for column in range(columns):
-            assert picture[row * cell[0] :, column * cell[1] :][: cell[0], : cell[1]].std() > 5
+        picture = np.asarray(sheet).astype(int)
+    rows, lr_px = list(PairSet(bundled_set, "train").rows()), CELL_PX // 2
+    width, height = CELL_PX + lr_px + 3 * GAP_PX, CELL_PX + CAPTION_PX + GAP_PX
+    assert picture.shape == (4 * height + GAP_PX, 3 * width + GAP_PX)
+    found: list[int] = []
+    for place in range(12):
+        left, top = GAP_PX + place % 3 * width, GAP_PX + place // 3 * height + CAPTION_PX
+        target = picture[top : top + CELL_PX, left : left + CELL_PX]
+        given = picture[top : top + lr_px, left + CELL_PX + GAP_PX :][:, :lr_px]
+        errors = [np.abs(target - resized(row.hr, CELL_PX)).mean() for row in rows]
+        found.append(int(np.argmin(errors)))
+        assert errors[found[-1]] < 1
+        assert np.abs(given - resized(rows[found[-1]].lr, lr_px)).mean() < 1
+    assert found == sorted(set(found))
+    assert (found[0], found[-1]) == (0, len(rows) - 1)  # from all over the set
+
+
+def resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)).astype(int)
 
 
 def test_a_thousand_damaged_pictures_are_each_prepared_or_listed(tmp_path: Path) -> None:
@@ -716,15 +731,75 @@ def test_a_shard_that_only_its_writer_sees_stops_the_run(picture_folder: Callabl
         preparing._check_seen(config, config.out, facts)
 
 
-def test_a_picture_that_is_gone_when_its_turn_comes_is_listed(
-    picture_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_link_that_leads_nowhere_is_listed(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = picture_folder(3)
     (folder / "lost.png").symlink_to(tmp_path / "nothing")
     manifest = prepare(PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY))
     (lost,) = manifest.refused
     assert lost.image_id == "lost.png"
     assert re.match("cannot be read: .*No such file or directory", lost.reason)
+
+
+def test_a_picture_that_is_gone_when_its_turn_comes_is_listed(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(4)
+    (task, *_) = _plan(find_photographs(str(folder), val_share=0.25, seed=0))
+    gone = task.photographs[1]
+    Path(gone.location).unlink()
+    facts = write_shard(str(tmp_path / "set"), task, replace(GEOMETRY, fit="pad"))
+    assert {one.image_id: one.reason for one in facts.photographs if one.reason is not None} == {
+        gone.image_id: "cannot be read: No such file or directory"
+    }
+    (row,) = [
+        row for row in pq.read_table(tmp_path / "set" / task.name).to_pylist() if row["image_id"] == gone.image_id
+    ]
+    assert row["source_sha256"] == ""  # never read
+
+
+@pytest.mark.parametrize("failures", [2, 9])
+def test_storage_that_fails_is_tried_again_and_no_photograph_is_left_out_for_it(
+    failures: int, picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raysr.shards.READ_PAUSE_S", 0.0)
+    (task, *_) = _plan(find_photographs(str(picture_folder(4)), val_share=0.25, seed=0))
+    plain, left = storage.read_bytes, [failures]
+
+    def stale(location: str) -> bytes:
+        if location == task.photographs[1].location and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return plain(location)
+
+    monkeypatch.setattr(storage, "read_bytes", stale)
+    geometry = replace(GEOMETRY, fit="pad")
+    if failures > READ_TRIES:
+        with pytest.raises(OSError, match="cannot be read: .*Stale file handle"):
+            write_shard(str(tmp_path / "set"), task, geometry)
+    else:
+        facts = write_shard(str(tmp_path / "set"), task, geometry)
+        assert [one.reason for one in facts.photographs] == [None] * 3
+
+
+def die(*_: object) -> None:
+    os._exit(1)
+
+
+def test_a_picture_that_kills_its_worker_ends_the_job_and_the_suspects_are_named(
+    picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raysr.prepare.write_shard", die)
+    config = PrepareConfig(source=str(picture_folder(4)), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    with pytest.raises(
+        PrepareError, match=r"Where a picture is to blame, it is one of 4 that were not done, from .*png"
+    ):
+        prepare(config)
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_gigabytes_are_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds 'thesis.tex' and no prepared set"):
+        prepare(PrepareConfig(source="df2k", out=str(tmp_path), mirror="http://127.0.0.1:9", cache=str(tmp_path / "c")))
 
 
 @pytest.mark.parametrize(

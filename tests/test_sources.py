@@ -184,6 +184,26 @@ def test_a_list_that_is_missing_or_in_another_encoding_says_what_is_wanted(tmp_p
         find_photographs(str(tmp_path), val=str(tmp_path / "none.txt"), val_share=0.5, seed=0)
 
 
+def test_raw_files_of_cameras_are_refused_whatever_is_in_them(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.NEF", "d.heic"):
+        Image.new("L", (16, 16)).save(tmp_path / name, "TIFF")
+    found = find_photographs(str(tmp_path), val_share=0.5, seed=0).photographs
+    assert {photo.image_id: photo.problem for photo in found} == {
+        "a.png": None,
+        "b.png": None,
+        "c.NEF": ".nef is not read: convert it to PNG, TIFF or JPEG",
+        "d.heic": ".heic is not read: convert it to PNG, TIFF or JPEG",
+    }
+
+
+def test_a_list_may_name_a_photograph_that_looks_like_a_comment(tmp_path: Path) -> None:
+    for name in ("#1.png", "2.png", "3.png"):
+        Image.new("L", (16, 16)).save(tmp_path / name)
+    (tmp_path / "val.txt").write_text("# these validate\n#1.png\n./2.png\n")
+    found = find_photographs(str(tmp_path), val=str(tmp_path / "val.txt"), val_share=0.5, seed=0).photographs
+    assert {photo.image_id: photo.split for photo in found} == {"#1.png": "val", "2.png": "val", "3.png": "train"}
+
+
 def test_the_digest_changes_with_what_is_in_a_source(tmp_path: Path) -> None:
     def digest() -> str:
         return find_photographs(str(tmp_path), val_share=0.5, seed=0).digest

@@ -111,6 +111,29 @@ def test_every_file_below_a_folder_is_found_in_order_with_a_stamp_that_changes(p
     assert [one.name for one in storage.walk(place)] == ["b.png"]
 
 
+def test_a_folder_is_found_under_its_own_name_where_a_link_sorts_before_it(tmp_path: Path) -> None:
+    for folder in ("train", "val"):
+        (tmp_path / folder / "sub").mkdir(parents=True)
+        (tmp_path / folder / "sub" / "x.png").touch()
+    (tmp_path / "latest").symlink_to(tmp_path / "train")
+    (tmp_path / "also").symlink_to(tmp_path / "val" / "sub")
+    assert [one.name for one in storage.walk(str(tmp_path))] == ["train/sub/x.png", "val/sub/x.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o000)
+    with pytest.raises(OSError, match=r"cannot look into .*closed .*make it readable, or move it away"):
+        storage.walk(str(tmp_path))
+
+
+def test_lost_and_found_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "lost+found" / "x.png").touch()
+    (tmp_path / "y.png").touch()
+    assert [one.name for one in storage.walk(str(tmp_path))] == ["y.png"]
+
+
 def test_links_are_followed_once_and_one_that_leads_nowhere_is_listed(tmp_path: Path) -> None:
     inside, elsewhere = tmp_path / "inside", tmp_path / "elsewhere"
     inside.mkdir()
