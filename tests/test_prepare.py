@@ -774,7 +774,7 @@ def test_storage_that_fails_is_tried_again_and_no_photograph_is_left_out_for_it(
     monkeypatch.setattr(storage, "read_bytes", stale)
     geometry = replace(GEOMETRY, fit="pad")
     if failures > READ_TRIES:
-        with pytest.raises(OSError, match="cannot be read: .*Stale file handle"):
+        with pytest.raises(OSError, match=r"cannot be read: .*Stale file handle"):
             write_shard(str(tmp_path / "set"), task, geometry)
     else:
         facts = write_shard(str(tmp_path / "set"), task, geometry)
@@ -798,7 +798,7 @@ def test_a_picture_that_kills_its_worker_ends_the_job_and_the_suspects_are_named
 
 def test_a_folder_that_cannot_be_used_is_refused_before_gigabytes_are_downloaded(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds 'thesis.tex' and no prepared set"):
+    with pytest.raises(FileExistsError, match=r"holds 'thesis\.tex' and no prepared set"):
         prepare(PrepareConfig(source="df2k", out=str(tmp_path), mirror="http://127.0.0.1:9", cache=str(tmp_path / "c")))
 
 
