@@ -53,6 +53,8 @@ class Spending:
         self.shares_done = 0
         """How many of the shares have been validated."""
         self._meter, self._world, self._frozen = meter, world, frozen
+        self._pace = -1, 0.0, 0.0
+        """The step at which the clock was last looked at, the share of the budget spent by then, and that of a step."""
         self._longest = CHECK_EVERY_STEPS.get(world.device.type, 1)
 
     def charged_usd(self, step: int) -> float:
@@ -81,7 +83,11 @@ class Spending:
         """
         if self.limit_steps is not None:
             return self.fraction(step + ahead) + self.step_fraction / 2
-        return self.fraction(step) + (ahead + 0.5) * self.step_fraction
+        if ahead == 0 or self._pace[0] != step:
+            # Each rank's clock has its own set-up and waiting, and all must learn at one rate.
+            self._pace = step, self._world.same(self.fraction(step)), self._world.same(self.step_fraction)
+        _, spent, each = self._pace
+        return spent + (ahead + 0.5) * each
 
     def steps_to_go(self, step: int) -> int:
         """How many steps to take before the next look at the clock; 0 when the next one would pass the budget."""

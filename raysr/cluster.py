@@ -2,11 +2,15 @@
 
 import logging
 import os
+import secrets
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -92,6 +96,45 @@ def use_assigned_cpus() -> None:
     cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 0))
     if cpus >= 1:
         torch.set_num_threads(cpus)
+
+
+HEAD = "node:__internal_head__"
+"""By this resource Ray knows the head, which is no spot instance."""
+
+
+def on_head() -> dict[str, float]:
+    """A token of the head for what must outlive the workers; nothing where the cluster names no head."""
+    return {HEAD: 0.0001} if HEAD in ray.cluster_resources() else {}
+
+
+def check_shared(folder: str, what: str) -> None:
+    """Raise FileNotFoundError where another node of the cluster does not see `folder`.
+
+    Each would write into a disk of its own, and nothing of it would be found.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    if "://" in folder or not others:
+        return
+    mark = Path(folder, f".seen-{secrets.token_hex(4)}")
+    mark.touch()
+    try:
+        blind = hosts_without(mark, others)
+    finally:
+        mark.unlink()
+    if blind:
+        raise FileNotFoundError(
+            f"{blind[0]} does not see {what} {folder}: on a cluster it must be storage that all nodes share, for example "
+            "s3://BUCKET/FOLDER"
+        )
+
+
+def hosts_without(file: Path, node_ids: Sequence[str]) -> list[str]:
+    """Those of the nodes on which there is no such file."""
+    task: Any = ray.remote(lambda: (socket.gethostname(), file.exists()))
+    pinned = [NodeAffinitySchedulingStrategy(node, soft=False) for node in node_ids]
+    found = ray.get([task.options(num_cpus=0, scheduling_strategy=one).remote() for one in pinned])
+    return [host for host, there in found if not there]
 
 
 def cluster_nodes() -> list[dict[str, float]]:

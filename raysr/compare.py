@@ -7,7 +7,7 @@ from rich.console import Console
 
 from raysr import storage
 from raysr.calibration import Calibration, Timing, conditions
-from raysr.cluster import start_ray
+from raysr.cluster import check_shared, start_ray
 from raysr.cost import Budget, Price, format_usd
 from raysr.launch import Resources, ended_row, run_all, share_out, time_all, trial_device
 from raysr.losses import PerceptualInfo, perceptual_infos
@@ -47,6 +47,9 @@ def _begin(config: CompareConfig, console: Console) -> Outcome:
     run = new_run_folder(config.out, config.preset, now().strftime("%Y%m%d-%H%M%S"))
     console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
     start_ray()
+    check_shared(run, "--out")
+    if config.wait_for_gpus:
+        console.print(f"waiting until the cluster has {config.wait_for_gpus} GPUs", highlight=False)
     resources = share_out(config)
     specs = _specs(config, run, _data(config, run, console), budget, price)
     device = trial_device(resources)
@@ -80,6 +83,7 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
     if perceptual.weights_sha256 != old.info["perceptual"]["weights_sha256"]:
         raise ValueError(f"the perceptual weights have changed since {old.run} began: {perceptual.weights_sha256}")
     start_ray()
+    check_shared(old.run, "--resume")
     resources = share_out(old.config)
     device = trial_device(resources)
     if device != old.info["device"]:

@@ -156,7 +156,8 @@ def mean_scores(scores: Sequence[OfPhotograph], names: Sequence[str] = MEAN_NAME
 
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    # One score that is no number makes the mean none, instead of one of the others alone.
+    return math.fsum(known) / len(known) if known and all(map(math.isfinite, known)) else None
 
 
 def to_uint8(sr: torch.Tensor) -> UInt8[np.ndarray, "h w"]:

@@ -1,5 +1,6 @@
 """What a run found, in numbers and in words: the verdict, how sure it is, and what the metrics disagree on."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,12 +118,19 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
         f"${price['usd_per_hour']} an hour of {info['device']}; {price['source']}, {price['date']}."
     )
     priced = price.get("accelerator")
-    if priced and not info["notional"] and priced.removeprefix("RTX ").split()[0].lower() not in info["device"].lower():
+    if priced and not info["notional"] and not _is_card(priced, info["device"]):
         said.append(f"That price is of another card ({priced}): give yours with --price, here or to jobs/report.py.")
     said += [
         f"{label(trial.arch)} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)
     ]
     return said
+
+
+def _is_card(priced: str, device: str) -> bool:
+    """Whether `device` is a card of the model that has the price, with as much memory where both say how much."""
+    model = priced.removeprefix("RTX ").split()[0].lower()
+    sizes = [set(re.findall(r"(\d+) ?gb", text.lower())) for text in (priced, device)]
+    return model in re.split(r"[^a-z0-9]+", device.lower()) and (sizes[0] == sizes[1] or not all(sizes))
 
 
 def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]]) -> list[str]:
@@ -136,12 +144,7 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
     rivals = {row.arch: row.title for row in rows if row.finished and row.arch != leader.arch}
     if not rivals:
         return [f"{leader.title} alone finished {money}: {score}."]
-    beaten = {
-        one.b if one.a == leader.arch else one.a
-        for one in pairs["perceptual"]
-        if leader.arch in (one.a, one.b) and one.separable
-    }
-    open_rivals = [title for arch, title in rivals.items() if arch not in beaten]
+    open_rivals = [title for arch, title in rivals.items() if not _beats(pairs, "perceptual", leader.arch, arch)]
     if open_rivals:
         said = [
             f"Not separable at this budget: {leader.title} leads {money} with {score}, but luck may explain its lead "
@@ -231,7 +234,8 @@ def _disagreements(run: Run, rows: list[Standing], leader: Standing, pairs: dict
     for metric in METRICS:
         best = _first(rows, metric)
         if best is not None and best.arch != leader.arch:
-            said.append(f"{metric_titles(run)[metric]} puts {best.title} first{_luck(pairs[metric], best, leader)}")
+            sure = "" if _beats(pairs, metric, best.arch, leader.arch) else " (not separable)"
+            said.append(f"{metric_titles(run)[metric]} puts {best.title} first{sure}")
     return [f"The metrics disagree: {'; '.join(said)}."] if said else []
 
 
@@ -243,8 +247,8 @@ def _without_bars(run: Run, rows: list[Standing], pairs: dict[str, list[Differen
         inside = metric + CONTENT
         whole, best = _first(rows, metric), _first(rows, inside)
         if inside in titles and whole is not None and best is not None and best.arch != whole.arch:
-            luck = _luck(pairs[inside], best, whole)
-            said.append(f"{titles[metric]} puts {best.title} first inside them, {whole.title} on whole squares{luck}")
+            sure = "" if _beats(pairs, inside, best.arch, whole.arch) else " (not separable)"
+            said.append(f"{titles[metric]} puts {best.title} first inside them, {whole.title} on whole squares{sure}")
     return [f"The black bars around the pictures change the order: {'; '.join(said)}."] if said else []
 
 
@@ -255,9 +259,14 @@ def _first(rows: list[Standing], metric: str) -> Standing | None:
     return min(scored, key=lambda row: sign * getattr(row, metric), default=None)
 
 
-def _luck(pairs: list[Difference], a: Standing, b: Standing) -> str:
-    """A remark where luck may explain the difference of two."""
-    return "" if any(one.separable for one in pairs if {one.a, one.b} == {a.arch, b.arch}) else " (not separable)"
+def _beats(pairs: dict[str, list[Difference]], metric: str, arch: str, other: str) -> bool:
+    """Whether `arch` is better than `other` by more than luck, on the seeds and photographs that both have."""
+    sign = 1 if METRICS[metric.removesuffix(CONTENT)] else -1
+    return any(
+        one.separable and sign * one.estimate.mean * (1 if one.a == arch else -1) > 0
+        for one in pairs[metric]
+        if {one.a, one.b} == {arch, other}
+    )
 
 
 def _against_bicubic(trained: list[Standing], bicubic: Standing) -> list[str]:

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from raysr.cluster import (
     cluster_devices,
     cluster_nodes,
     cpus_for_each,
+    on_head,
     use_assigned_cpus,
 )
 from raysr.losses import PerceptualInfo
@@ -41,6 +45,14 @@ from raysr.world import World
 
 _ORDER = 7
 """Of the random numbers that shuffle the trials."""
+
+
+WAIT_S = 2.0
+"""Between two looks at whether GPUs have come."""
+
+MISSING_MINUTES = 60
+"""How often a trial waits a minute (Ray Train's default) for accelerators that are not there. A spot node that is
+replaced takes a quarter of an hour, and Ray counts over all of a trial's life."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +78,23 @@ class Resources:
 
 
 def share_out(config: CompareConfig) -> Resources:
-    """How the cluster is shared out among the trials of `config`. Raises ValueError for more than it has."""
+    """How the cluster is shared out among the trials of `config`, when the GPUs that it is to wait for are there.
+
+    Raises ValueError for more than the cluster has.
+    """
+    while cluster_devices()["GPU"] < config.wait_for_gpus:
+        time.sleep(WAIT_S)
     devices = cluster_devices()
     use_gpu = devices["GPU"] > 0 if config.device == "auto" else config.device == "cuda"
-    available = int(devices["GPU"] if use_gpu else devices["CPU"])
+    accelerator = choose_accelerator(cluster_accelerators(), config.accelerator) if use_gpu else None
+    nodes = [node for node in cluster_nodes() if accelerator is None or f"accelerator_type:{accelerator}" in node]
+    available = int(sum(node.get("GPU" if use_gpu else "CPU", 0.0) for node in nodes))
     if config.workers_per_trial > available:
         kind = "GPUs" if use_gpu else "CPUs"
         raise ValueError(f"--workers-per-trial {config.workers_per_trial}, but the cluster has {available} {kind}")
     most = available // config.workers_per_trial
     concurrent = min(config.max_concurrent or (most if use_gpu else 1), most)
-    cpus = cpus_for_each(cluster_nodes(), workers=concurrent * config.workers_per_trial, use_gpu=use_gpu)
-    accelerator = choose_accelerator(cluster_accelerators(), config.accelerator) if use_gpu else None
+    cpus = cpus_for_each(nodes, workers=concurrent * config.workers_per_trial, use_gpu=use_gpu)
     return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator)
 
 
@@ -104,7 +122,7 @@ def run_all(
     Returns a row for each, and whether the user stopped the comparison.
     """
     actor: Any = ray.remote(Board)
-    board = actor.options(num_cpus=0).remote()
+    board = actor.options(num_cpus=0, resources=on_head()).remote()
 
     def snapshot() -> Snapshot:
         try:
@@ -127,7 +145,7 @@ def run_all(
     rows: list[TrialRow] = []
     for spec in specs:
         row, error = ended_row(spec), errors.get((spec.arch, spec.seed))
-        if error is not None:
+        if row is None and error is not None:  # what ended well before Ray failed has ended well
             row = unfinished_row(spec, "failed", error, perceptual.name)
         elif row is None:
             # Tune itself takes the first Ctrl-C: it stops its trials and returns.
@@ -193,7 +211,7 @@ def _tune(
     store = storage.join(run, "ray", now().strftime("%Y%m%d-%H%M%S-%f"))
     tuner = ray.tune.Tuner(
         # A trial only waits for its workers: a token of memory keeps it from taking a CPU away from them.
-        ray.tune.with_resources(_driver(specs, resources, store, worker, extra), {"memory": 1_000_000}),
+        ray.tune.with_resources(_driver(specs, resources, store, worker, extra), {"memory": 1_000_000, **on_head()}),
         param_space={"trial": ray.tune.grid_search([{"arch": s.arch, "seed": s.seed} for s in shuffled])},
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=resources.max_concurrent),
         run_config=ray.tune.RunConfig(
@@ -239,7 +257,7 @@ def _driver(
                 name=spec.name,
                 storage_path=store,
                 callbacks=[TuneReportCallback()],
-                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=3),
+                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=MISSING_MINUTES),
             ),
         ).fit()
 
@@ -254,6 +272,7 @@ class TensorBoard(ray.tune.Callback):
         # An object store takes whole files: they are written here and copied at the end.
         self.local = tempfile.mkdtemp(prefix="raysr-tensorboard-") if "://" in folder else folder
         self.writers: dict[str, SummaryWriter] = {}
+        self.told = False
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -263,16 +282,32 @@ class TensorBoard(ray.tune.Callback):
             return
         name = trial_name(trial.config["trial"]["arch"], trial.config["trial"]["seed"])
         if name not in self.writers:
-            self.writers[name] = SummaryWriter(storage.join(self.local, name))
-        for key in ("perceptual", "charged_usd"):
-            if result.get(key) is not None:
-                self.writers[name].add_scalar(key, result[key], result["step"])
+            with self._guarded():
+                self.writers[name] = SummaryWriter(storage.join(self.local, name))
+        if name not in self.writers:
+            return
+        with self._guarded():
+            for key in ("perceptual", "charged_usd"):
+                if result.get(key) is not None:
+                    self.writers[name].add_scalar(key, result[key], result["step"])
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Close the files, and take them to where the run is."""
-        for writer in self.writers.values():
-            writer.close()
-        if self.local != self.folder:
-            for file in sorted(path for path in Path(self.local).rglob("*") if path.is_file()):
-                storage.write_bytes(storage.join(self.folder, *file.relative_to(self.local).parts), file.read_bytes())
-            shutil.rmtree(self.local)
+        with self._guarded():
+            for writer in self.writers.values():
+                writer.close()
+            if self.local != self.folder:
+                for file in sorted(path for path in Path(self.local).rglob("*") if path.is_file()):
+                    place = storage.join(self.folder, *file.relative_to(self.local).parts)
+                    storage.write_bytes(place, file.read_bytes())
+                shutil.rmtree(self.local)
+
+    @contextmanager
+    def _guarded(self) -> Generator[None]:
+        """Tell once of what cannot be written: Tune would end the comparison over it, after the money was spent."""
+        try:
+            yield
+        except OSError as error:
+            if not self.told:
+                print(f"warning: TensorBoard's files cannot be written: {error}", file=sys.stderr)
+            self.told = True

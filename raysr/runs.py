@@ -2,6 +2,7 @@
 
 import io
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -266,6 +267,13 @@ def repriced(run: Run, price: Price) -> Run:
     ]
     curves = run.curves.assign(charged_usd=run.curves["charged_usd"] * factor)
     new = {"price": asdict(price), "charged_price": run.info["price"], "budget_usd": times(run.info["budget_usd"])}
+    if run.info.get("search"):
+        config = run.info["config"]
+        new["config"] = config | {"search": config["search"] | {"usd": times(config["search"]["usd"])}}
+        new["search"] = {
+            arch: one | {name: times(one[name]) for name in ("charged_usd", "billed_usd")}
+            for arch, one in run.info["search"].items()
+        }
     return replace(run, info=run.info | new, trials=trials, curves=curves)
 
 
@@ -312,14 +320,15 @@ class Outcome:
 
 
 def new_run_folder(parent: str, name: str, stamp: str) -> str:
-    """A new folder `parent`/`name`-`stamp`, numbered when it is taken: no run ever overwrites another."""
+    """A new folder `parent`/`name`-`stamp`, numbered when it is taken: no run ever overwrites another.
+
+    On an object store, where no two can agree on who was first, the name has a random end.
+    """
     base = storage.join(storage.absolute(parent), f"{name}-{stamp}")
     for attempt in range(1, 1000):
         folder = base if attempt == 1 else f"{base}-{attempt}"
         if "://" in folder:
-            if not storage.exists(folder):
-                return folder
-            continue
+            return f"{folder}-{secrets.token_hex(4)}"
         try:
             Path(folder).mkdir(parents=True)
         except FileExistsError:

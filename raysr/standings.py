@@ -1,8 +1,10 @@
 """Where each architecture of a run stands, at the end and after every share of the budget."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -128,8 +130,8 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
 
 
 def mean(values: Sequence[Any]) -> float | None:
-    """Of the values that are known; None when none is."""
-    known = [value for value in values if value is not None]
+    """Of the values that are known and numbers; None when none is."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
     return statistics.fmean(known) if known else None
 
 
@@ -179,9 +181,11 @@ def quality(run: Run) -> list[QualityAt]:
     if curves["arch"].nunique() < 2:
         return []
     points: list[tuple[float, str, dict[str, float], Estimate | None]] = []
-    for share in shares:
-        # A boundary step slower than expected may pass its share a little; the end of a valid trial is its end.
-        paid = curves if share == 1 else curves[curves["fraction"] <= share * (1 + SHARE_SLACK)]
+    for share, after in pairwise([*shares, 1.0]):
+        # A boundary step slower than expected may pass its share a little, and is still not of the next one; the end of
+        # a valid trial is its end.
+        most = min(share * (1 + SHARE_SLACK), (share + after) / 2)
+        paid = curves if share == 1 else curves[curves["fraction"] <= most]
         last = paid.sort_values("step").groupby(["arch", "seed"], sort=False).tail(1)
         means = last.groupby("arch", sort=False)[["charged_usd", "perceptual", "ms_ssim"]].mean()
         images = run.history.merge(last[["arch", "seed", "step"]])
@@ -217,4 +221,6 @@ def fast_front(rows: Sequence[Standing]) -> frozenset[str]:
 
 def winner(rows: Sequence[Standing]) -> str | None:
     """The architecture that `Findings.winner` describes."""
-    return next((row.arch for row in rows if row.finished and row.perceptual is not None), None)
+    scored = [row for row in rows if row.finished and row.perceptual is not None]
+    best = min(scored, key=lambda row: (row.perceptual or 0.0, row.params), default=None)
+    return None if best is None else best.arch

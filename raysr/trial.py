@@ -26,6 +26,9 @@ from raysr.spec import TrialSpec, count_flops, open_batches, open_sets, open_ste
 from raysr.step import Stepper
 from raysr.world import World
 
+MOST_STEPS = 2**32
+"""No trial has more: random numbers of one seed's steps are never another's."""
+
 DEAD_AFTER_CHECKS = 10
 """Checks in a row with a constant picture for a target that is not, after which a network is given up as dead."""
 
@@ -146,6 +149,8 @@ class Trial:
                     group["lr"] = config.learning_rate * rate_factor(config.schedule, config.warmup, expected)
                 with self.meter.waiting_for_data():
                     batch = self.reader.batch(self.step)
+                # What layers draw (dropout, stochastic depth) is a step's own, also after a resume.
+                torch.manual_seed((self.spec.seed * MOST_STEPS + self.step) * self.world.size + self.world.rank)
                 seen = self.stepper.step(*batch.on(self.device, layout, y_range))
                 self._loss_sum += seen.loss
                 self._loss_steps += 1

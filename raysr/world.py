@@ -33,11 +33,15 @@ class World:
 
     def agree(self, value: int) -> int:
         """Rank 0's value."""
+        return round(self.same(float(value)))
+
+    def same(self, value: float) -> float:
+        """Rank 0's value."""
         if self.size == 1:
             return value
-        shared = torch.tensor(value, dtype=torch.int64, device=self.device)
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.broadcast(shared, src=0)
-        return int(shared.item())
+        return shared.item()
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
         """Make these rank 0's on all ranks, in place."""

@@ -1,15 +1,22 @@
 """cluster.yaml, as far as it can be checked without a cloud."""
 
+import copy
 import os
 import re
+import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 import ray
 import yaml
+from botocore.validate import ParamValidator
 
-from raysr.cluster import choose_accelerator, cpus_for_each
+from raysr.cluster import check_shared, choose_accelerator, cpus_for_each, hosts_without, on_head
+from raysr.launch import share_out
+from raysr.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()
@@ -47,22 +54,48 @@ def test_nodes_start_ray_with_that_priority_too(config: dict[str, Any]) -> None:
         assert "RAY_worker_niceness=0 ray start" in " ".join(config[commands])
 
 
-def test_node_settings_are_names_that_ec2_knows(config: dict[str, Any]) -> None:
-    known = {"InstanceType", "ImageId", "BlockDeviceMappings", "MetadataOptions", "IamInstanceProfile"}
+def test_node_settings_are_what_ec2_takes(config: dict[str, Any]) -> None:
+    """Every name and type, also nested ones, by botocore's own model of RunInstances."""
+    shape = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
     for node in config["available_node_types"].values():
-        assert set(node["node_config"]) - {"InstanceMarketOptions"} == known
+        request = node["node_config"] | {"MinCount": 1, "MaxCount": 1}
+        assert not ParamValidator().validate(request, shape).has_errors()
         (disk,) = node["node_config"]["BlockDeviceMappings"]
         assert disk["Ebs"]["Encrypted"] is True
         assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+    misspelt = request | {"MetadataOptions": {"HttpPutResponseHopLimits": 2}}
+    assert "HttpPutResponseHopLimits" in ParamValidator().validate(misspelt, shape).generate_report()
 
 
 def test_nothing_is_open_to_the_world(config: dict[str, Any]) -> None:
+    from ray.autoscaler._private.aws.config import _configure_security_group, _create_default_inbound_rules
+
     assert "0.0.0.0" not in TEXT
-    for rule in config["provider"]["security_group"]["IpPermissions"]:
-        assert (rule["FromPort"], rule["ToPort"]) == (22, 22)
-        assert all(source["CidrIp"].endswith("/32") for source in rule["IpRanges"])
+    # A group that Ray makes would be, whatever else is asked for; with groups of the user's own it makes none.
+    assert "0.0.0.0/0" in str(_create_default_inbound_rules(["sg-1"], []))
+    assert "security_group" not in config["provider"]
+    assert _configure_security_group(copy.deepcopy(config)) == config
+    for node in config["available_node_types"].values():
+        assert node["node_config"]["SecurityGroupIds"] == ["sg-00000000000000000"]
     (start,) = (command for command in config["head_start_ray_commands"] if "ray start" in command)
     assert "--dashboard-host=127.0.0.1" in start
+
+
+@pytest.mark.ray
+def test_a_node_that_does_not_see_a_file_is_named(ray_session: None, tmp_path: Path) -> None:
+    here = [ray.get_runtime_context().get_node_id()]
+    (tmp_path / "there").touch()
+    assert hosts_without(tmp_path / "there", here) == []
+    assert hosts_without(tmp_path / "elsewhere", here) == [socket.gethostname()]
+    check_shared(str(tmp_path / "elsewhere"), "--out")  # there is no other node
+
+
+@pytest.mark.ray
+def test_what_must_outlive_the_workers_is_bound_to_the_head(ray_session: None) -> None:
+    (resource,) = on_head()
+    assert ray.cluster_resources()[resource] == 1
+    task: Any = ray.remote(lambda: True)
+    assert ray.get(task.options(num_cpus=0, resources=on_head()).remote())
 
 
 def test_every_connection_needs_the_token(config: dict[str, Any]) -> None:
@@ -84,6 +117,30 @@ def test_workers_are_spot_gpus_and_the_head_is_neither(config: dict[str, Any]) -
     assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert gpu["resources"]["GPU"] == 1
     assert gpu["min_workers"] <= gpu["max_workers"] <= config["max_workers"]
+
+
+def test_only_nodes_of_the_accelerator_that_was_chosen_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"CPU": 8.0, "GPU": 1.0, f"accelerator_type:{model}": 1.0} for model in ("A10G", "A10G", "A10G", "H100")]
+    nodes += [{"CPU": 64.0}]
+    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    monkeypatch.setattr("raysr.launch.cluster_nodes", lambda: nodes)
+    monkeypatch.setattr("raysr.launch.cluster_devices", lambda: total)
+    monkeypatch.setattr("raysr.launch.cluster_accelerators", lambda: ["A10G", "H100"])
+    paper = PRESETS["paper"][1]
+    found = share_out(replace(paper, accelerator="H100"))
+    assert (found.max_concurrent, found.cpus_per_worker, found.accelerator) == (1, 8, "H100")
+    assert share_out(replace(paper, accelerator="A10G")).max_concurrent == 3
+    with pytest.raises(ValueError, match="--workers-per-trial 2, but the cluster has 1 GPUs"):
+        share_out(replace(paper, accelerator="H100", workers_per_trial=2))
+
+
+def test_a_comparison_waits_for_the_gpus_that_it_is_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    come = iter([0.0, 1.0, 4.0, 4.0])
+    monkeypatch.setattr("raysr.launch.WAIT_S", 0.0)
+    monkeypatch.setattr("raysr.launch.cluster_devices", lambda: {"CPU": 32.0, "GPU": next(come)})
+    monkeypatch.setattr("raysr.launch.cluster_nodes", lambda: [{"CPU": 8.0, "GPU": 1.0}] * 4)
+    monkeypatch.setattr("raysr.launch.cluster_accelerators", list)
+    assert share_out(replace(PRESETS["paper"][1], wait_for_gpus=4)).max_concurrent == 4
 
 
 def test_unlike_accelerators_are_never_compared_unless_one_is_named() -> None:

@@ -609,8 +609,10 @@ def test_two_workers_share_a_trial_and_both_are_paid(pairs: str, tmp_path: Path)
     row = json.loads((run / "trials.jsonl").read_text().splitlines()[1])
     assert row["status"] == "finished"
     assert row["charged_usd"] == pytest.approx(6 * 0.27 / 3600, rel=TOLERANCE)
-    # Dollars are of both workers: one of them alone ran for half of these seconds.
-    assert row["steps"] * 2 / row["samples_per_s"] == pytest.approx(row["charged_usd"] / 0.27 * 3600)
+    # Dollars are of both workers: each of them ran for half of these seconds.
+    each = row["seconds"]["train"] + row["seconds"]["stall"]
+    assert row["charged_usd"] / 0.27 * 3600 == pytest.approx(2 * each)
+    assert each == pytest.approx(3, rel=TOLERANCE)
 
 
 @pytest.fixture

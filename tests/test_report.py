@@ -1,3 +1,4 @@
+import math
 import re
 from dataclasses import asdict, replace
 from io import StringIO
@@ -302,6 +303,48 @@ def test_a_run_in_which_nothing_finished_has_no_verdict(tmp_path: Path) -> None:
     assert "No verdict: no trial finished." in said(run)
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_a_network_that_diverged_does_not_change_who_wins(place: int, tmp_path: Path) -> None:
+    trials = [row("bicubic", 0.0087), row("srcnn", 0.0067), row("inverted_unet3", 0.0065)]
+    trials.insert(place, row("espcn", math.nan, status="diverged", psnr=math.nan))
+    found = find(make_run(tmp_path, *trials))
+    assert found.winner == "inverted_unet3"
+    assert [one.arch for one in found.standings] == ["inverted_unet3", "srcnn", "bicubic", "espcn"]
+    assert (found.standings[-1].perceptual, found.standings[-1].psnr) == (None, None)
+    assert "nan" not in table_markdown(found)
+
+
+def test_a_rival_that_is_better_on_the_seeds_that_both_have_is_not_beaten(tmp_path: Path) -> None:
+    # ESPCN leads by a fourth seed that SRCNN does not have; on the common ones SRCNN is better by more than luck.
+    espcn = [row("espcn", 0.0100 + seed / 1e6, seed) for seed in range(3)] + [row("espcn", 0.0010, 3)]
+    srcnn = [row("srcnn", 0.0090 + seed / 1e6, seed) for seed in range(3)]
+    invalid = row("srcnn", 0.02, 3, status="invalid")
+    found = find(make_run(tmp_path, *espcn, *srcnn, invalid))
+    assert found.winner == "espcn"
+    (pair,) = found.differences["perceptual"]
+    assert pair.separable
+    assert "Not separable at this budget: ESPCN leads" in found.sentences[0]
+    assert "over SRCNN" in found.sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "device", "warned"),
+    [
+        ("A10G", "NVIDIA A10G", False),
+        ("L4", "NVIDIA L40S", True),
+        ("A10", "NVIDIA A100-SXM4-40GB", True),
+        ("A100 40 GB", "NVIDIA A100-SXM4-80GB", True),
+        ("A100 80 GB", "NVIDIA A100-SXM4-80GB", False),
+        ("RTX A5000", "NVIDIA RTX A5000", False),
+        ("H100 SXM", "NVIDIA H100 80GB HBM3", False),
+    ],
+)
+def test_a_price_of_another_card_is_warned_about(accelerator: str, device: str, warned: bool, tmp_path: Path) -> None:
+    price = {"usd_per_hour": 1.0, "source": "a list", "date": "2026-11-24", "accelerator": accelerator}
+    run = make_run(tmp_path, row("srcnn", 0.1), price=price, notional=False, device=device)
+    assert ("is of another card" in said(run)) == warned
+
+
 def test_metrics_that_disagree_with_the_verdict_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, row("espcn", 0.01, psnr=28.0), row("srcnn", 0.02, psnr=31.0))
     assert "The metrics disagree: PSNR puts SRCNN first" in said(run)
@@ -339,6 +382,10 @@ def test_quality_at_a_share_is_the_last_that_it_had_paid_for_and_not_the_best(tm
     late = extra.assign(fraction=0.52)  # a slow step at the boundary still stands for its share
     ranks = {(p.arch, p.share): p.perceptual for p in find(replace(run, curves=pd.concat([run.curves, late]))).quality}
     assert ranks["espcn", 0.5] == 0.001
+    # The end is not of a share just before it.
+    near = replace(run, info=run.info | {"config": {"train": {"evaluate_at": [0.95]}}})
+    ranks = {(point.arch, point.share): point.perceptual for point in find(near).quality}
+    assert (ranks["espcn", 0.95], ranks["espcn", 1.0]) == (0.004, 0.01)
     over = run.curves.assign(fraction=run.curves["fraction"] * 1.01)  # a valid trial may end a little over its budget
     ends = {p.arch: p.perceptual for p in find(replace(run, curves=over)).quality if p.share == 1}
     assert ends["espcn"] == 0.01

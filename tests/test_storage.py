@@ -81,7 +81,11 @@ def test_a_ledger_tells_the_next_attempt_what_was_lost(place: str) -> None:
 def test_a_new_run_never_takes_a_folder_that_is_there(place: str) -> None:
     one = new_run_folder(place, "demo", "20261124")
     storage.write_text(storage.join(one, "run.json"), "{}")
-    assert new_run_folder(place, "demo", "20261124") == f"{one}-2"
+    another = new_run_folder(place, "demo", "20261124")
+    assert another != one
+    if "://" not in place:
+        assert another == f"{one}-2"
+    assert one.rpartition("/")[2].startswith("demo-20261124")
 
 
 def test_a_set_is_read_from_a_bucket_as_from_a_disk(small_set: str, s3: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raysr.cost import DEFAULT_PRICE, Budget, StepCost
@@ -548,6 +549,28 @@ def test_another_loss_is_minimised_and_the_network_is_judged_as_ever(
     assert trial.curve[-1].loss is not None
     assert trial.curve[-1].loss < trial.curve[1].loss
     assert row.psnr > trial.curve[0].psnr
+
+
+def random_layer(scale: int) -> nn.Module:
+    """A network of the user's own whose steps draw random numbers."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.Dropout(0.5), nn.Conv2d(8, scale**2, 1), nn.PixelShuffle(scale)
+    )
+
+
+def test_layers_that_draw_random_numbers_go_on_exactly_where_they_were(make_trial: Callable[..., Trial]) -> None:
+    straight, first, second = (make_trial(arch=f"{__name__}:random_layer") for _ in range(3))
+    straight.take_steps(2)
+    straight.take_steps(2)
+    first.take_steps(1)
+    torch.rand(7)
+    first.take_steps(1)
+    state = io.BytesIO()
+    torch.save(first.state(), state)
+    second.load_state(torch.load(io.BytesIO(state.getvalue())))
+    second.take_steps(2)
+    for name, tensor in weights(straight).items():
+        assert torch.equal(weights(second)[name], tensor), name
 
 
 def test_a_loss_that_needs_larger_squares_is_counted_on_them(make_trial: Callable[..., Trial]) -> None:
