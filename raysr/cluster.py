@@ -124,8 +124,8 @@ def check_shared(folder: str, what: str) -> None:
         mark.unlink()
     if blind:
         raise FileNotFoundError(
-            f"{blind[0]} does not see {what} {folder}: on a cluster it must be storage that all nodes share, for example "
-            "s3://BUCKET/FOLDER"
+            f"{blind[0]} does not see {what} {folder}: on a cluster it must be storage that all nodes share, for "
+            "example s3://BUCKET/FOLDER"
         )
 
 
