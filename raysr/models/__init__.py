@@ -234,7 +234,10 @@ def _check_value(words: str, value: Any, default: Any) -> None:
             isinstance(value, list | tuple) and len(value) > 0 and all(type(one) is int and one > 0 for one in value)
         )
     elif not numbers:
-        right, kind = isinstance(value, type(default)), {bool: "True or False", str: "words in quotes"}[type(default)]
+        right, kind = (
+            isinstance(value, type(default)),
+            "True or False" if default in (True, False) else "words in quotes",
+        )
     else:
         least = 0 if default == 0 or isinstance(default, float) else 1
         whole = isinstance(value, int) and not isinstance(value, bool)
