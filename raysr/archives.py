@@ -109,7 +109,7 @@ def _is_unpacked(folder: str, archive: Archive) -> bool:
         return False
     names = set(json.loads(storage.read_bytes(marker)).get("photographs", ()))
     there = {child for child in storage.children(home) if not child.startswith(".")}
-    if names and there > names:
+    if names and there - names:
         raise ArchiveError(f"{home} holds {min(there - names)!r}, which is not of {archive.name}: take it away")
     return bool(names) and names <= there
 
