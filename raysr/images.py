@@ -187,9 +187,10 @@ def _refuse_thumbnail(image: Image.Image) -> None:
 class _Grey(NamedTuple):
     """What the samples of a grey picture of more than 8 bits mean."""
 
-    white: int
-    """65535, or 0 where the picture is stored as a negative and black is `peak`."""
     peak: int
+    """The largest."""
+    negative: bool
+    """Whether that is black."""
 
 
 def _grey_of(image: Image.Image) -> _Grey:
@@ -197,9 +198,7 @@ def _grey_of(image: Image.Image) -> _Grey:
     bits = max(tags.get(_BITS, (16,)))
     if image.mode.startswith("I") and bits > 16:
         raise PictureError(f"samples of {bits} bits, expected 8 or 16")
-    peak = 2**bits - 1 if bits > 8 else 65535
-    negative = image.mode.startswith("I") and tags.get(_PHOTOMETRIC) == 0
-    return _Grey(0 if negative else peak, peak)
+    return _Grey(2**bits - 1 if bits > 8 else 65535, negative=tags.get(_PHOTOMETRIC) == 0)
 
 
 def _eight_bits(image: Image.Image, grey: _Grey) -> Image.Image:
@@ -210,7 +209,7 @@ def _eight_bits(image: Image.Image, grey: _Grey) -> Image.Image:
         if samples.min() < 0 or samples.max() > grey.peak:
             raise PictureError(f"samples from {samples.min()} to {samples.max()}, expected 0 to {grey.peak}")
         clear = image.info.get("transparency")
-        light = samples if grey.white else grey.peak - samples
+        light = grey.peak - samples if grey.negative else samples
         rounded = (510 * light + grey.peak) // (2 * grey.peak)
         return Image.fromarray((rounded if clear is None else np.where(samples == clear, 0, rounded)).astype(np.uint8))
     if image.mode == "F":

@@ -46,7 +46,6 @@ from raysr.world import World
 _ORDER = 7
 """Of the random numbers that shuffle the trials."""
 
-
 WAIT_S = 2.0
 """Between two looks at whether GPUs have come."""
 

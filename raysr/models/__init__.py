@@ -234,10 +234,8 @@ def _check_value(words: str, value: Any, default: Any) -> None:
             isinstance(value, list | tuple) and len(value) > 0 and all(type(one) is int and one > 0 for one in value)
         )
     elif not numbers:
-        right, kind = (
-            isinstance(value, type(default)),
-            "True or False" if default in (True, False) else "words in quotes",
-        )
+        right = isinstance(value, type(default))
+        kind = "True or False" if isinstance(default, bool) else "words in quotes"
     else:
         least = 0 if default == 0 or isinstance(default, float) else 1
         whole = isinstance(value, int) and not isinstance(value, bool)
