@@ -2,6 +2,7 @@
 
 import errno
 import re
+import secrets
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -43,8 +44,8 @@ BEGUN = "begun"
 
 NO_OSERROR = -1
 
-WORKER_RETRIES = 2
-"""How often the photographs of a shard are tried again after their worker died."""
+WORKER_TRIES = 3
+"""How often the photographs of a shard are tried whose worker dies."""
 
 
 class PrepareError(RuntimeError):
@@ -239,9 +240,17 @@ def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[tuple[Shar
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
+    run = secrets.token_hex(8)
+
     def write(row: dict[str, Any]) -> dict[str, Any]:
+        task = Task.from_json(row["task"])
         try:
-            facts = write_shard(out, Task.from_json(row["task"]), geometry)
+            # Ray tries for ever what kills its worker, by a decoder's crash or its size.
+            if _count_try(out, task, run) > WORKER_TRIES:
+                first, last = task.photographs[0].location, task.photographs[-1].location
+                told = f"one of {len(task.photographs)} photographs killed its worker, each of {WORKER_TRIES} times: "
+                return {"facts": f"{told}from {first} to {last}", "errno": NO_OSERROR, "node": ""}
+            facts = write_shard(out, task, geometry)
             return {"facts": facts.to_json(), "errno": 0, "node": ray.get_runtime_context().get_node_id()}
         except OSError as error:  # told to the driver as it is: Ray would wrap its own traceback around it
             return {"facts": str(error), "errno": error.errno or errno.EIO, "node": ""}
@@ -250,25 +259,26 @@ def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[tuple[Shar
             return {"facts": "".join(told).rstrip(), "errno": NO_OSERROR, "node": ""}
 
     items = [{"task": task.to_json()} for task in tasks]
-    # A picture that kills its worker, by a decoder's crash or its size, must not be tried for ever.
-    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(write, max_retries=WORKER_RETRIES).iter_rows()
-    left = {task.name: task for task in tasks}
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(write).iter_rows()
     try:
         for row in rows:
             if row["errno"] == NO_OSERROR:
                 raise PrepareError(f"a worker failed: {row['facts']}")
             if row["errno"]:
                 raise OSError(row["errno"], f"{row['facts']}; the same command goes on from here when that is mended")
-            facts = ShardFacts.from_json(row["facts"])
-            del left[facts.shard.name]
-            yield facts, row["node"]
+            yield ShardFacts.from_json(row["facts"]), row["node"]
     except ray.exceptions.RayError as error:
         told = [line for line in str(error).splitlines() if line.strip()]
-        suspects = [photo.location for task in left.values() for photo in task.photographs]
-        raise PrepareError(
-            "Ray failed: " + "\n".join([*told[:2], *told[2:][-3:]]) + "\nWhere a picture is to blame, it is one of "
-            f"{len(suspects)} that were not done, from {suspects[0]} to {suspects[-1]}; the others stay done"
-        ) from error
+        raise PrepareError("Ray failed: " + "\n".join([*told[:2], *told[2:][-3:]])) from error
+
+
+def _count_try(out: str, task: Task, run: str) -> int:
+    """How often the photographs of `task` have been begun in this `run`, now included; kept in the set's folder."""
+    place = storage.join(out, UNFINISHED, f"{task.name}.tries")
+    known, count = storage.read_bytes(place).decode().split() if storage.exists(place) else (run, "0")
+    tries = 1 + (int(count) if known == run else 0)
+    storage.write_text(place, f"{run} {tries}")
+    return tries
 
 
 def _of_task(task: Task, reasons: dict[str, str]) -> dict[str, str]:

@@ -186,14 +186,17 @@ def _kept(out: str, name: str, key: str) -> ShardFacts | None:
     return facts if same else None
 
 
-def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, bytes, Prepared | str]]:
-    """Each photograph with its bytes and its pairs, or the reason why there are none; the next ones are read ahead."""
+def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, bytes | None, Prepared | str]]:
+    """Each photograph with its bytes, if they were read, and its pairs, or the reason why there are none.
 
-    def read(photo: Photograph) -> tuple[bytes, str | None]:
+    The next ones are read ahead.
+    """
+
+    def read(photo: Photograph) -> tuple[bytes | None, str | None]:
         if photo.image_id in task.dropped:
-            return b"", task.dropped[photo.image_id]
+            return None, task.dropped[photo.image_id]
         if photo.problem is not None:
-            return b"", photo.problem
+            return None, photo.problem
         return _read(photo.location)
 
     with ThreadPoolExecutor(1) as reader:
@@ -201,8 +204,8 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
         for index, photo in enumerate(task.photographs):
             data, reason = waiting.pop(0).result()
             waiting += [reader.submit(read, later) for later in task.photographs[index + READ_AHEAD :][:1]]
-            if reason is not None:
-                yield photo, data, reason
+            if data is None or reason is not None:
+                yield photo, data, reason or ""
                 continue
             try:
                 yield photo, data, make_pairs(data, geometry)
@@ -210,7 +213,7 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
                 yield photo, data, str(error)
 
 
-def _read(location: str) -> tuple[bytes, str | None]:
+def _read(location: str) -> tuple[bytes | None, str | None]:
     """The file's bytes, or the reason why it has none that will be there the next time either.
 
     Raises OSError where the storage, not the file, is at fault, also after READ_TRIES: such a photograph must not be
@@ -222,7 +225,7 @@ def _read(location: str) -> tuple[bytes, str | None]:
         except OSError as error:
             reason = _lasting(error, remote="://" in location)
             if reason is not None:
-                return b"", f"cannot be read: {reason}"
+                return None, f"cannot be read: {reason}"
             if attempt == READ_TRIES:
                 raise OSError(error.errno or errno.EIO, f"{location} cannot be read: {error}") from error
             time.sleep(READ_PAUSE_S * attempt)
@@ -245,7 +248,7 @@ def _image_id(photo: Photograph, geometry: Geometry, index: int) -> str:
 def _row(
     photo: Photograph,
     image_id: str,
-    data: bytes,
+    data: bytes | None,
     geometry: Geometry,
     pair: Pair | None,
     notes: tuple[str, ...],
@@ -260,7 +263,7 @@ def _row(
         "hr_px": geometry.hr_px,
         "scale": geometry.scale,
         "content_box": list(pair.content_box) if pair else None,
-        "source_sha256": hashlib.sha256(data).hexdigest() if data else "",
+        "source_sha256": "" if data is None else hashlib.sha256(data).hexdigest(),
         "notes": ", ".join(notes),
         "error": error,
     }
