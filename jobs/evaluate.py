@@ -4,7 +4,6 @@ import sys
 
 import tyro
 
-from raysr import storage
 from raysr.benchmark import EvaluateConfig, evaluate_sets
 from raysr.cli import fail, make_console
 from raysr.scoresheet import print_evaluation, write_json
@@ -15,8 +14,6 @@ def main() -> None:
     console = make_console()
     try:
         config = tyro.cli(EvaluateConfig, description=__doc__)
-        if config.json is not None:
-            storage.check_writable(storage.absolute(config.json))
         with console.status("reading") as status:
             findings = self_check(config, status.update) if config.self_check else None
             evaluation = evaluate_sets(config, status.update) if findings is None else None

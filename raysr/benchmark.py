@@ -159,8 +159,11 @@ class Evaluation:
 def evaluate_sets(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: None) -> Evaluation:
     """Score the model on each set; `tell` hears which picture is next. Ctrl-C ends it with what there is.
 
-    Raises ValueError for a model, set or protocol that cannot be, ManifestError and WeightsError.
+    Raises ValueError for a model, set or protocol that cannot be, ManifestError and WeightsError, and OSError where
+    `config.json` cannot be written, before anything is measured.
     """
+    if config.json is not None:
+        storage.check_writable(storage.absolute(config.json))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     exact_float32()
     upscaler = load_upscaler(config.model, config.scale, device, config.arch)

@@ -26,9 +26,6 @@ from raysr.spec import TrialSpec, count_flops, open_batches, open_sets, open_ste
 from raysr.step import Stepper
 from raysr.world import World
 
-MOST_STEPS = 2**32
-"""No trial has more: random numbers of one seed's steps are never another's."""
-
 DEAD_AFTER_CHECKS = 10
 """Checks in a row with a constant picture for a target that is not, after which a network is given up as dead."""
 
@@ -66,7 +63,6 @@ class Trial:
             config = spec.train
             self.precision: Precision = resolve_precision(config.precision, self.device)
             self.eval_precision: Precision = resolve_precision(config.eval_precision, self.device)
-            layout = memory_format(self.precision)
             pairs, val = open_sets(spec)
             self.batches = open_batches(spec, pairs, world)
             self.reader = self.batches if self.batches.held else ReadAhead(self.batches, pin=self.device.type == "cuda")
@@ -74,7 +70,7 @@ class Trial:
             self.val_rows = val.rows(world.rank, world.size)
             torch.manual_seed(spec.seed)
             self.model = build_model(spec.arch, pairs.geometry.scale)
-            self.model.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+            self.model.to(self.device, memory_format=memory_format(self.precision))  # pyright: ignore[reportCallIssue]
             self.trainable = count_parameters(self.model) > 0
             self.perceptual = load_perceptual(config.perceptual, config.vgg_weights)
             self.flops = count_flops(spec, self.batches, self.perceptual) if self.trainable else None
@@ -149,8 +145,7 @@ class Trial:
                     group["lr"] = config.learning_rate * rate_factor(config.schedule, config.warmup, expected)
                 with self.meter.waiting_for_data():
                     batch = self.reader.batch(self.step)
-                # What layers draw (dropout, stochastic depth) is a step's own, also after a resume.
-                torch.manual_seed((self.spec.seed * MOST_STEPS + self.step) * self.world.size + self.world.rank)
+                self.world.seed_step(self.spec.seed, self.step)
                 seen = self.stepper.step(*batch.on(self.device, layout, y_range))
                 self._loss_sum += seen.loss
                 self._loss_steps += 1
@@ -181,8 +176,7 @@ class Trial:
     def validate(self) -> None:
         """Score the network on the whole validation set and add a point to the curve; off the clock."""
         with self.meter.segment("eval"):
-            # The statistics of batch normalisation are each rank's own; rank 0's are in the checkpoint.
-            self.world.share(self.model.buffers())
+            self.world.share(self.model.buffers())  # statistics of batch normalisation: rank 0's are kept
             mine = evaluate(
                 self.model,
                 self.val_rows,

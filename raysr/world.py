@@ -7,6 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+MOST_STEPS = 2**32
+"""No trial has more: the random numbers of one seed's steps are never another's."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -55,6 +58,11 @@ class World:
         parts: list[Any] = [None] * self.size
         dist.all_gather_object(parts, rows)
         return [row for part in parts for row in part]
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Let what layers draw in this step (dropout, stochastic depth) be its own and this rank's, also after a
+        resume."""
+        torch.manual_seed((seed * MOST_STEPS + step) * self.size + self.rank)
 
     def synchronise(self) -> None:
         """Wait until the device has done what it was given."""

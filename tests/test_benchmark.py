@@ -433,7 +433,7 @@ def test_a_place_for_json_that_cannot_be_written_is_refused_before_anything_is_m
         EvaluateConfig(sets=("here",), json=str(tmp_path))
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        storage.check_writable(str(tmp_path / "file" / "scores.jsonl"))
+        evaluate_sets(EvaluateConfig(sets=("nowhere",), json=str(tmp_path / "file" / "scores.jsonl")))
     storage.check_writable(str(tmp_path / "new" / "scores.jsonl"))
     assert list((tmp_path / "new").iterdir()) == []
 
