@@ -21,7 +21,7 @@ from race import device, race
 from raysr import storage
 from raysr.calibration import Calibration, Timing, conditions
 from raysr.cost import DEFAULT_PRICE, Budget
-from raysr.provenance import device_name
+from raysr.device import device_name
 from raysr.spec import TrainConfig, TrialSpec
 from raysr.train import WARMUP_STEPS
 from raysr.trial import Trial

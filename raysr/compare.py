@@ -58,7 +58,7 @@ def _begin(config: CompareConfig, console: Console) -> Outcome:
     given = None
     if config.calibration is not None:
         given = Calibration.read(storage.absolute(config.calibration))
-        given.check(specs, device, asdict(resources), config.calibration)
+        given.check(specs, device.name, asdict(resources), config.calibration)
     figure_image_id = check_trials(specs, config.workers_per_trial)
     if given is not None:
         given.write(storage.join(run, CALIBRATION), specs)
@@ -85,12 +85,11 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
     start_ray()
     check_shared(old.run, "--resume")
     resources = share_out(old.config)
-    device = trial_device(resources)
-    if device != old.info["device"]:
-        raise ValueError(f"{old.run} was begun on {old.info['device']}, and this is {device}: seconds do not compare")
     specs = _specs(old.config, old.run, old.data, old.budget, old.price)
+    device = trial_device(resources)
+    old.check_device(device, resources.use_gpu, every_cost_is_frozen=_all_timed(old.config, specs))
     check_trials(specs, old.config.workers_per_trial)
-    old.note(now().isoformat(timespec="seconds"))
+    old.note(now().isoformat(timespec="seconds"), device)
     left = sum(ended_row(spec) is None for spec in specs)
     console.print(f"run folder: {old.run}: {left} of {len(specs)} trials to go", soft_wrap=True, highlight=False)
     return _finish(old.config, specs, resources, console, perceptual)
@@ -131,6 +130,13 @@ def _finish(
     gather(run, rows)
     first = next((row.error for row in rows if row.status == "failed"), None)
     return Outcome(Run.read(run), first, interrupted)
+
+
+def _all_timed(config: CompareConfig, specs: list[TrialSpec]) -> bool:
+    """Whether the run's `calibration.json` has what a step of each of its networks costs."""
+    location = storage.join(specs[0].run, CALIBRATION)
+    timed = Calibration.read(location).timings if config.calibrated and storage.exists(location) else {}
+    return all(spec.untrained or spec.arch in timed for spec in specs)
 
 
 def _search(
@@ -182,7 +188,7 @@ def _freeze(
     for arch, spec in missing.items():
         if (arch, spec.seed) not in errors:
             timings = [Timing(**one) for one in TrialFiles(run, arch, spec.seed).read_timings()]
-            known = known.with_timing(Timing.over_rounds(timings), conditions(spec, device, asdict(resources)))
+            known = known.with_timing(Timing.over_rounds(timings), conditions(spec, device.name, asdict(resources)))
     known.write(location, specs)
     seconds = sum(
         known.timings[spec.arch].spent_seconds for spec in able if spec.seed == 0 and spec.arch in known.timings

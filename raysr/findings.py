@@ -106,6 +106,7 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
         for arch, one in searched.items()
     ]
     said += _off_the_clock(run)
+    said += _several_devices(run)
     said += _stalls(run)
     if "charged_price" in info:
         said.append(
@@ -176,6 +177,17 @@ def _off_the_clock(run: Run) -> list[str]:
             "machine was busier or freer than when the steps were timed, and in seconds the trials were not equal."
         )
     return said
+
+
+def _several_devices(run: Run) -> list[str]:
+    """Where trials were trained, if on more than one device: a calibrated run may be resumed elsewhere."""
+    devices = sorted({trial.device for trial in run.trials if trial.device and trial.steps})
+    if len(devices) < 2:
+        return []
+    return [
+        f"The trials ran on several devices ({'; '.join(devices)}). Their charge is of {run.info['device']}; "
+        "milliseconds a picture and the clock's seconds are of the device that each had."
+    ]
 
 
 def _stalls(run: Run) -> list[str]:

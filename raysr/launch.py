@@ -33,10 +33,11 @@ from raysr.cluster import (
     on_head,
     use_assigned_cpus,
 )
+from raysr.device import Device, this_device
 from raysr.losses import PerceptualInfo
 from raysr.presets import CompareConfig
 from raysr.progress import Board, ProgressDisplay, Snapshot
-from raysr.provenance import device_name, now
+from raysr.provenance import now
 from raysr.runs import TrialFiles, TrialRow, unfinished_row
 from raysr.spec import TrialSpec, trial_name
 from raysr.train import Reporter, calibration_worker, run_trial, train_worker
@@ -97,9 +98,9 @@ def share_out(config: CompareConfig) -> Resources:
     return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator)
 
 
-def trial_device(resources: Resources) -> str:
-    """The name of what trains: a worker's device, which the driver's machine need not have."""
-    task: Any = ray.remote(device_name)
+def trial_device(resources: Resources) -> Device:
+    """What trains: a worker's device, which the driver's machine need not have."""
+    task: Any = ray.remote(this_device)
     kind = "cuda" if resources.use_gpu else "cpu"
     return ray.get(task.options(num_cpus=1, num_gpus=int(resources.use_gpu), resources=resources.model).remote(kind))
 

@@ -1,7 +1,6 @@
 """Where a run's results come from: configuration, commit, versions, device, data, price and weights."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -12,9 +11,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from raysr import storage
+from raysr.device import Device
 from raysr.losses import PerceptualInfo
 from raysr.manifest import Manifest
 from raysr.models import find_architecture
@@ -28,7 +26,7 @@ class RunInfo:
     """What `run.json` says of a run besides its trials."""
 
     preset: str
-    device: str
+    device: Device
     notional: bool
     """Whether the dollars are a fiction, because no rented accelerator did the work."""
     perceptual: PerceptualInfo
@@ -56,7 +54,8 @@ class RunInfo:
             "price": asdict(first.price),
             "notional": self.notional,
             "charged_segments": list(first.charged),
-            "device": self.device,
+            "device": self.device.name,
+            "best_precision": self.device.best_precision,
             "resources": self.resources,
             "perceptual": asdict(self.perceptual),
             "alex": asdict(self.alex) if self.alex is not None else None,
@@ -86,16 +85,6 @@ def _versions() -> dict[str, str]:
 def now() -> datetime:
     """The time here, with its zone."""
     return datetime.now(UTC).astimezone()
-
-
-def device_name(kind: str) -> str:
-    """The accelerator of this machine (`cuda`), or its processor and number of cores (`cpu`)."""
-    if kind == "cuda":
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
 
 
 def commit() -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from raysr import storage
 from raysr.cost import Budget, Price
+from raysr.device import Device
 from raysr.manifest import Manifest, ManifestError
 from raysr.presets import PRESETS, CompareConfig, SearchConfig
 from raysr.provenance import commit
@@ -25,9 +26,36 @@ class Resumed:
     info: dict[str, Any]
     """The whole of `run.json`."""
 
-    def note(self, when: str) -> None:
-        """Write into `run.json` that the run was taken up again, at which commit, and where its data lie now."""
-        resumed = [*self.info.get("resumed", []), {"at": when, "commit": commit()}]
+    def check_device(self, device: Device, use_gpu: bool, *, every_cost_is_frozen: bool) -> None:
+        """Raise ValueError unless `device` can go on with the run.
+
+        Money by the clock is of one device. Where every step's cost is frozen another one may go on, which is slower or
+        faster at the same charge, if it computes in the same precision.
+        """
+        begun, train = self.info["device"], self.config.train
+        if device.name != begun and (not every_cost_is_frozen or use_gpu == self.info["notional"]):
+            raise ValueError(
+                f"{self.run} was begun on {begun}, and this is {device.name}: seconds do not compare. Only a "
+                "calibrated run whose steps are all timed goes on elsewhere, from CPU to CPU or from GPU to GPU"
+            )
+        then = self._best_precision()
+        if "auto" in (train.precision, train.eval_precision) and then not in (None, device.best_precision):
+            raise ValueError(
+                f"{self.run} trains in {then}, which --precision auto came to on {begun}, and on this {device.name} it "
+                f"comes to {device.best_precision}: go on where it is {then}"
+            )
+
+    def _best_precision(self) -> str | None:
+        """What `auto` came to; of a run that does not say, its trials do. None where nothing was trained yet."""
+        if "best_precision" in self.info or self.config.train.precision != "auto":
+            return self.info.get("best_precision")
+        location = storage.join(self.run, "trials.jsonl")
+        lines = storage.read_bytes(location).splitlines() if storage.exists(location) else []
+        return next((row["precision"] for row in map(json.loads, lines) if row.get("precision")), None)
+
+    def note(self, when: str, device: Device) -> None:
+        """Write into `run.json` that the run was taken up again, at which commit, on what, and where its data lie."""
+        resumed = [*self.info.get("resumed", []), {"at": when, "commit": commit(), "device": device.name}]
         amend(self.run, resumed=resumed, data=self.info["data"] | {"location": self.data})
 
 

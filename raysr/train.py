@@ -17,6 +17,7 @@ from raysr.batches import TrainingBatches
 from raysr.budget import CHECK_EVERY_STEPS
 from raysr.calibration import Timing
 from raysr.cost import PAPER_BUDGET, Budget
+from raysr.device import this_device
 from raysr.evaluate import inference_ms, to_uint8, upscale
 from raysr.losses import load_perceptual, perceptual_infos
 from raysr.models import build_model, find_architecture
@@ -24,7 +25,7 @@ from raysr.objective import smallest_side
 from raysr.pairs import PairSet, to_tensor
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, Progress, ProgressDisplay
-from raysr.provenance import RunInfo, device_name, now
+from raysr.provenance import RunInfo, now
 from raysr.runs import Outcome, Run, Status, TrialFiles, TrialRow, gather, new_run_folder, unfinished_row, write_png
 from raysr.spec import TrainConfig, TrialSpec, count_flops, step_limit
 from raysr.trial import Trial
@@ -305,7 +306,7 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
     )
     RunInfo(
         preset="train",
-        device=device_name(kind),
+        device=this_device(kind),
         notional=kind == "cpu",
         perceptual=perceptual,
         alex=alex,

@@ -13,6 +13,7 @@ from torch import nn
 from raysr.batches import ReadAhead
 from raysr.budget import Spending, rate_factor
 from raysr.cost import CostMeter
+from raysr.device import device_name
 from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
 from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
@@ -302,9 +303,8 @@ class Trial:
     def row(self, status: Status, inference_ms: float | None = None) -> TrialRow:
         """The trial's line in the table."""
         charged = self.meter.charged_seconds
-        violation: str | None = None
-        if self.trainable and status == "finished":
-            violation = self.spending.violation(self.step, self.spec.tolerance)
+        trained = self.trainable and status == "finished"
+        violation = self.spending.violation(self.step, self.spec.tolerance) if trained else None
         last = asdict(self.curve[-1])
         return TrialRow(
             arch=self.spec.arch,
@@ -335,6 +335,6 @@ class Trial:
             precision=self.precision,
             micro_batch=self.stepper.micro_batch if self.stepper else None,
             threads=torch.get_num_threads(),
-            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            device=device_name(self.device.type),
             checkpoint=None if find_architecture(self.spec.arch).pretrained else self.files.checkpoint,
         )

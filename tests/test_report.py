@@ -490,6 +490,14 @@ def test_a_clock_that_disagrees_with_the_frozen_cost_is_warned_about(tmp_path: P
     assert "Calibrated" not in said(make_run(tmp_path, near, far))
 
 
+def test_trials_on_several_devices_are_pointed_out(tmp_path: Path) -> None:
+    two = [row("srcnn", 0.02, device="one"), row("espcn", 0.01, device="another"), row("bicubic", 0.03, device="third")]
+    assert "The trials ran on several devices (another; one). Their charge is of a <processor>" in said(
+        make_run(tmp_path, *two)
+    )
+    assert "several devices" not in said(make_run(tmp_path, two[0], row("espcn", 0.01, device="one"), two[2]))
+
+
 def test_a_search_is_reported_apart_with_what_it_found(tmp_path: Path) -> None:
     config = {"train": {"evaluate_at": [0.5]}, "search": {"usd": 0.5}}
     settings = {"learning_rate": 0.0003, "batch_size": 8, "schedule": "cosine"}

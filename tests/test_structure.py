@@ -37,6 +37,7 @@ ORDER = [
         "prepare",
         "models",
         "precision",
+        "device",
         "losses",
         "perceptual",
         "objective",
