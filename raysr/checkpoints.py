@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysr import storage
 from raysr.models import CHECKPOINT, MODELS, build_model, count_parameters, find_architecture, parse_arch
@@ -133,10 +133,15 @@ def _ours(
         parameters=count_parameters(network),
         origin="raysr",
         cost="in its run's trials.jsonl",
-        run=network.to(device).eval(),
+        run=_for_inference(network, device),
         device=device,
         bicubic=parse_arch(named)[0] == BICUBIC,
     )
+
+
+def _for_inference(network: nn.Module, device: torch.device) -> nn.Module:
+    layout: Any = torch.channels_last if device.type == "cpu" else torch.preserve_format  # as in evaluate.fast_layout
+    return network.to(device, memory_format=layout).eval()
 
 
 def _community(file: str, data: bytes, device: torch.device) -> Upscaler:

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +82,23 @@ def test_the_network_is_left_as_it_was(rows: list[PairRow], perceptual: Perceptu
         model = Watched().train(training)
         evaluate(model, rows[:1], perceptual, device=CPU, precision="float32")
         assert model.training is training
+
+
+def test_kernels_lie_channels_last_while_scoring_alone_and_the_scores_are_the_same(
+    rows: list[PairRow], perceptual: Perceptual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model("inverted_unet3(width=8)", 2)
+    kernels = [parameter for parameter in model.parameters() if parameter.ndim == 4]
+    places, seen = [kernel.data_ptr() for kernel in kernels], list[bool]()
+    model.register_forward_pre_hook(lambda *_: seen.append(kernels[1].is_contiguous(memory_format=torch.channels_last)))
+    inside = evaluate(model, rows[:2], perceptual, device=CPU, precision="float32")
+    upscale(model, rows[0], CPU, "float32")
+    assert seen == [True, True, False]
+    assert [kernel.data_ptr() for kernel in kernels] == places
+    monkeypatch.setattr("raysr.evaluate.fast_layout", lambda *_: nullcontext())
+    for one, other in zip(inside, evaluate(model, rows[:2], perceptual, device=CPU, precision="float32"), strict=True):
+        assert one.psnr == pytest.approx(other.psnr, rel=1e-5)
+        assert one.perceptual == pytest.approx(other.perceptual, rel=1e-4)
 
 
 def test_bfloat16_changes_a_picture_by_little(rows: list[PairRow]) -> None:
