@@ -153,7 +153,7 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
         ]
     else:
         said = [f"{leader.title} wins {money}: {score}, and luck does not explain its lead over any other."]
-    said += _how_sure(rows)
+    said += _how_sure(rows) + _seeds_added(run)
     return said + _disagreements(run, rows, leader, pairs) + _without_bars(run, rows, pairs)
 
 
@@ -237,6 +237,17 @@ def _how_sure(rows: list[Standing]) -> list[str]:
     return [
         f"{LEVEL:.0%} intervals over {fewest} seeds and {estimates[0].photographs} photographs, both taken for random; "
         "differences are corrected for all pairs (Holm)."
+    ]
+
+
+def _seeds_added(run: Run) -> list[str]:
+    """A warning about seeds that came after others could be looked at."""
+    added = [" to ".join(map(str, one["seeds"])) for one in run.info.get("extended", [])]
+    if not added:
+        return []
+    return [
+        f"Seeds were added later, from {listed(added)}: who adds them until a verdict comes finds one too often, and "
+        "no interval here allows for that."
     ]
 
 

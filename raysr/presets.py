@@ -92,6 +92,8 @@ class CompareConfig:
     resume: str | None = None
     """Folder of a run to go on with: trials that ended are kept, the others go on from their last checkpoint. The run's
     own settings rule; --data says where its set lies now, if elsewhere."""
+    extend_seeds: int | None = None
+    """With --resume: train each so often in all, more often than the run was begun with."""
     search: SearchConfig = field(default_factory=SearchConfig)
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
@@ -117,6 +119,8 @@ class CompareConfig:
             raise ValueError(f"--charged must name train: a budget that no step spends never ends; got {self.charged}")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"--tolerance takes a share of the budget between 0 and 1, got {self.tolerance}")
+        if self.extend_seeds is not None and self.resume is None:
+            raise ValueError("--extend-seeds adds seeds to a run: say which with --resume, or give a new one --seeds")
         if self.wait_for_gpus < 0:
             raise ValueError(f"--wait-for-gpus takes a number of at least 0, got {self.wait_for_gpus}")
         if min(self.seeds, self.timing_rounds, self.workers_per_trial, self.max_concurrent or 1) < 1:

@@ -13,6 +13,9 @@ from raysr.provenance import commit
 from raysr.runs import amend
 from raysr.spec import TrainConfig
 
+_OF_THE_RESUMPTION = ("resume", "out", "data", "extend_seeds", "wait_for_gpus")
+"""Settings that do not contradict those that a run was begun with."""
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -54,9 +57,15 @@ class Resumed:
         return next((row["precision"] for row in map(json.loads, lines) if row.get("precision")), None)
 
     def note(self, when: str, device: Device) -> None:
-        """Write into `run.json` that the run was taken up again, at which commit, on what, and where its data lie."""
+        """Write into `run.json` that the run was taken up again, at which commit, on what, where its data lie, and how
+        many seeds it has now, if more."""
         resumed = [*self.info.get("resumed", []), {"at": when, "commit": commit(), "device": device.name}]
-        amend(self.run, resumed=resumed, data=self.info["data"] | {"location": self.data})
+        changes: dict[str, Any] = {"resumed": resumed, "data": self.info["data"] | {"location": self.data}}
+        begun, seeds = self.info["config"]["seeds"], self.config.seeds
+        if seeds > begun:
+            changes["config"] = self.info["config"] | {"seeds": seeds}
+            changes["extended"] = [*self.info.get("extended", []), {"at": when, "seeds": [begun, seeds]}]
+        amend(self.run, **changes)
 
 
 def read_resumed(config: CompareConfig) -> Resumed:
@@ -78,6 +87,8 @@ def read_resumed(config: CompareConfig) -> Resumed:
     stored["train"] = TrainConfig(**stored["train"] | {"evaluate_at": tuple(stored["train"]["evaluate_at"])})
     stored["search"] = SearchConfig(**{name: _as_tuple(value) for name, value in stored["search"].items()})
     stored |= {"archs": tuple(stored["archs"]), "charged": tuple(stored["charged"])}
+    stored |= _more_seeds(config.extend_seeds, stored["seeds"], run)
+    stored["wait_for_gpus"] = config.wait_for_gpus or stored.get("wait_for_gpus", 0)
     data = storage.absolute(config.data) if config.data is not None else info["data"]["location"]
     try:
         found = Manifest.read(data).content_sha256
@@ -90,13 +101,19 @@ def read_resumed(config: CompareConfig) -> Resumed:
     return Resumed(run, CompareConfig(**stored), Budget(**info["budget"]), Price(**info["price"]), data, info)
 
 
+def _more_seeds(wanted: int | None, begun: int, run: str) -> dict[str, int]:
+    if wanted is not None and wanted < begun:
+        raise ValueError(f"--extend-seeds {wanted}, but {run} has {begun} seeds already: give more, or leave it out")
+    return {} if wanted is None else {"seeds": wanted}
+
+
 def _refuse_contradictions(config: CompareConfig, stored: dict[str, Any], run: str) -> None:
     if config.preset != stored["preset"]:
         raise ValueError(f"{run} is a run of preset {stored['preset']!r}: resume it as that, not as {config.preset!r}")
     given, frozen = (_flat(json.loads(json.dumps(asdict(one)))) for one in (config, PRESETS[config.preset][1]))
     then = _flat(stored)
     for name, value in given.items():
-        if name not in ("resume", "out", "data") and value != frozen[name] and value != then.get(name):
+        if name not in _OF_THE_RESUMPTION and value != frozen[name] and value != then.get(name):
             flag = name.removeprefix("train.").replace("_", "-")
             raise ValueError(f"--{flag} {value} contradicts {run}, which was begun with {then.get(name)}: leave it out")
 

@@ -602,7 +602,7 @@ def test_trials_run_seed_by_seed_and_the_architectures_of_each_in_an_order_of_it
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_trial_and_both_are_paid(pairs: str, tmp_path: Path) -> None:
+def test_two_workers_share_a_trial_and_both_are_paid_and_a_seed_can_be_added(pairs: str, tmp_path: Path) -> None:
     words = ["--archs", "bicubic", "espcn", "--budget.gpu-seconds", "6", "--workers-per-trial", "2"]
     subprocess.run(command(pairs, tmp_path, *words), cwd=ROOT, capture_output=True, check=True, timeout=300)
     (run,) = tmp_path.iterdir()
@@ -613,6 +613,17 @@ def test_two_workers_share_a_trial_and_both_are_paid(pairs: str, tmp_path: Path)
     each = row["seconds"]["train"] + row["seconds"]["stall"]
     assert row["charged_usd"] / 0.27 * 3600 == pytest.approx(2 * each)
     assert each == pytest.approx(3, rel=TOLERANCE)
+    # The run goes on with one seed more: the first stays as it was.
+    again = [sys.executable, "jobs/compare.py", "paper", "--resume", str(run), "--extend-seeds", "2"]
+    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    assert "1 of 3 trials to go" in done.stdout
+    assert "Seeds were added later, from 1 to 2" in done.stdout.replace("\n", " ")
+    rows = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    assert [(one["arch"], one["seed"], one["status"]) for one in rows[1:]] == [
+        ("espcn", 0, "finished"),
+        ("espcn", 1, "finished"),
+    ]
+    assert rows[1] == row
 
 
 @pytest.fixture

@@ -490,6 +490,13 @@ def test_a_clock_that_disagrees_with_the_frozen_cost_is_warned_about(tmp_path: P
     assert "Calibrated" not in said(make_run(tmp_path, near, far))
 
 
+def test_seeds_that_were_added_later_are_warned_about(tmp_path: Path) -> None:
+    rows = [row(arch, level, seed) for arch, level in (("srcnn", 0.02), ("espcn", 0.03)) for seed in range(3)]
+    grown = [{"at": "now", "seeds": [1, 2]}, {"at": "later", "seeds": [2, 3]}]
+    assert "Seeds were added later, from 1 to 2 and 2 to 3: " in said(make_run(tmp_path, *rows, extended=grown))
+    assert "Seeds were added" not in said(make_run(tmp_path, *rows))
+
+
 def test_trials_on_several_devices_are_pointed_out(tmp_path: Path) -> None:
     two = [row("srcnn", 0.02, device="one"), row("espcn", 0.01, device="another"), row("bicubic", 0.03, device="third")]
     assert "The trials ran on several devices (another; one). Their charge is of a <processor>" in said(
