@@ -141,7 +141,7 @@ def _ours(
 
 def _for_inference(network: nn.Module, device: torch.device) -> nn.Module:
     layout: Any = torch.channels_last if device.type == "cpu" else torch.preserve_format  # as in evaluate.fast_layout
-    return network.to(device, memory_format=layout).eval()
+    return network.to(device, memory_format=layout).eval()  # pyright: ignore[reportCallIssue]
 
 
 def _community(file: str, data: bytes, device: torch.device) -> Upscaler:
