@@ -58,8 +58,8 @@ EVALUATED_PX = {"cpu": 1, "cuda": 2**22}
 def fast_layout(model: nn.Module, device: torch.device) -> Generator[None]:
     """Have the kernels of `model` channels-last inside, on a CPU.
 
-    In float32 the Inverted U-Net enlarges a picture in half the time then; its training step would take a fifth longer
-    (benchmarks/README.md). Numbers differ in their last digits.
+    In float32 the Inverted U-Net enlarges a picture in a third to half of the time then (benchmarks/README.md); its
+    training step would take a fifth longer (docs/log.md). Numbers differ in their last digits.
     """
     kernels = [parameter for parameter in model.parameters() if parameter.ndim == 4] if device.type == "cpu" else []
     before = [kernel.data for kernel in kernels]
