@@ -18,7 +18,7 @@ import tyro
 from race import machine
 from rich.console import Console
 
-from raysr.cluster import QUIET, start_ray
+from raysr.cluster import QUIET, WORKERS, start_ray
 from raysr.compare import compare
 from raysr.cost import Budget
 from raysr.ledger import Ledger
@@ -76,7 +76,7 @@ def main() -> None:
         if config.niceness is not None:
             os.environ.update(QUIET)
             system = {"worker_niceness": config.niceness}
-            ray.init(runtime_env={"env_vars": QUIET}, include_dashboard=False, _system_config=system)
+            ray.init(runtime_env={"env_vars": WORKERS}, include_dashboard=False, _system_config=system)
         start_ray()
         ray_start = time.time() - begun
         prepare(PrepareConfig(source="bundled", out=data, geometry=DEMO_GEOMETRY))
