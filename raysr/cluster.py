@@ -22,9 +22,9 @@ QUIET = {
 """No doubled prints; and Train looks every 0.2 s, not every 2, for a result that a worker waits to hand over."""
 
 WORKERS = {**QUIET, "MALLOC_ARENA_MAX": "1"}
-"""Of the processes that Ray starts for us. Ray Train runs its function in a thread, and glibc gives a thread a heap of its
-own, whose blocks have 64 MB at most: what is larger comes from the system anew each time, whatever `keep_freed_memory`
-says, and the Inverted U-Net paid for it (benchmarks/README.md). With one heap for all threads it is kept."""
+"""Of the processes that Ray starts for us. Ray Train runs its function in a thread, and glibc gives a thread a heap of
+its own, of parts of 64 MB: a larger tensor comes from the system anew each time, whatever `keep_freed_memory` says, and
+the Inverted U-Net paid for it (docs/log.md). With one heap for all threads what was freed is kept."""
 
 
 def start_ray(*, num_cpus: int | None = None) -> None:

@@ -35,8 +35,8 @@ def keep_freed_memory() -> bool:
 
     glibc takes every block of over 32 MB from the system anew and gives it back when it is freed; the system clears its
     pages each time, which on a CPU takes longer than most operations on it. Afterwards the process holds what it once
-    needed until it ends. In other threads than the first one it only helps where MALLOC_ARENA_MAX was 1 when the process
-    began, as `raysr.cluster` has it. Does nothing where the C library is another one.
+    needed until it ends. In other threads than the first it helps only where MALLOC_ARENA_MAX was 1 when the process
+    began, as in `raysr.cluster`. Does nothing where the C library is another one.
     """
     if not sys.platform.startswith("linux"):
         return False
