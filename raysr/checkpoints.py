@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from raysr import storage
+from raysr.evaluate import kernels_of, lay_channels_last
 from raysr.models import CHECKPOINT, MODELS, build_model, count_parameters, find_architecture, parse_arch
 from raysr.models.pretrained import (
     SUFFIXES,
@@ -140,8 +141,11 @@ def _ours(
 
 
 def _for_inference(network: nn.Module, device: torch.device) -> nn.Module:
-    layout: Any = torch.channels_last if device.type == "cpu" else torch.preserve_format  # as in evaluate.fast_layout
-    return network.to(device, memory_format=layout).eval()  # pyright: ignore[reportCallIssue]
+    """`network` on `device`, laid out as validation lays it out (evaluate.fast_layout)."""
+    network = network.to(device).eval()
+    for kernel in kernels_of(network) if device.type == "cpu" else ():
+        lay_channels_last(kernel)
+    return network
 
 
 def _community(file: str, data: bytes, device: torch.device) -> Upscaler:

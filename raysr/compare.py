@@ -48,9 +48,7 @@ def _begin(config: CompareConfig, console: Console) -> Outcome:
     console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
     start_ray()
     check_shared(run, "--out")
-    if config.wait_for_gpus:
-        console.print(f"waiting until the cluster has {config.wait_for_gpus} GPUs", highlight=False)
-    resources = share_out(config)
+    resources = _share_out(config, console)
     specs = _specs(config, run, _data(config, run, console), budget, price)
     device = trial_device(resources)
     if config.search.usd is not None:
@@ -84,15 +82,21 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
         raise ValueError(f"the perceptual weights have changed since {old.run} began: {perceptual.weights_sha256}")
     start_ray()
     check_shared(old.run, "--resume")
-    resources = share_out(old.config)
+    resources = _share_out(old.config, console)
     specs = _specs(old.config, old.run, old.data, old.budget, old.price)
     device = trial_device(resources)
-    old.check_device(device, resources.use_gpu, every_cost_is_frozen=_all_timed(old.config, specs))
+    old.check_device(device, use_gpu=resources.use_gpu, every_cost_is_frozen=_all_timed(old.config, specs))
     check_trials(specs, old.config.workers_per_trial)
     old.note(now().isoformat(timespec="seconds"), device)
     left = sum(ended_row(spec) is None for spec in specs)
     console.print(f"run folder: {old.run}: {left} of {len(specs)} trials to go", soft_wrap=True, highlight=False)
     return _finish(old.config, specs, resources, console, perceptual)
+
+
+def _share_out(config: CompareConfig, console: Console) -> Resources:
+    if config.wait_for_gpus:
+        console.print(f"waiting until the cluster has {config.wait_for_gpus} GPUs", highlight=False)
+    return share_out(config)
 
 
 def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Price) -> list[TrialSpec]:
@@ -136,7 +140,7 @@ def _all_timed(config: CompareConfig, specs: list[TrialSpec]) -> bool:
     """Whether the run's `calibration.json` has what a step of each of its networks costs."""
     location = storage.join(specs[0].run, CALIBRATION)
     timed = Calibration.read(location).timings if config.calibrated and storage.exists(location) else {}
-    return all(spec.untrained or spec.arch in timed for spec in specs)
+    return all(spec.arch in timed or spec.untrained for spec in specs)
 
 
 def _search(

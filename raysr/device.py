@@ -10,6 +10,16 @@ import torch
 
 from raysr.precision import Precision, best_precision
 
+_GENERATION = {
+    "cpu family": "family",
+    "model": "model",
+    "stepping": "stepping",
+    "CPU implementer": "implementer",
+    "CPU part": "part",
+    "CPU variant": "variant",
+}
+"""What x86 and ARM processors are numbered by."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -35,9 +45,11 @@ def device_name(kind: str) -> str:
 
 
 def _processor(cpuinfo: str) -> str:
-    """The name in /proc/cpuinfo and, where they are there, its family and model: clouds give a virtual machine names
-    such as `AMD EPYC`, which processors with and without bfloat16 instructions share."""
+    """The name in /proc/cpuinfo, and the numbers that tell its generation.
+
+    Clouds give their virtual machines names such as `AMD EPYC`, or none on ARM, which processors with and without
+    bfloat16 instructions share.
+    """
     facts = dict(re.findall(r"^(.+?)\s*: (.*)$", cpuinfo.split("\n\n", 1)[0], re.MULTILINE))
-    if "cpu family" in facts and "model" in facts:
-        return f"{facts['model name']}, family {facts['cpu family']} model {facts['model']}"
-    return facts.get("model name", "")
+    numbers = " ".join(f"{word} {facts[name]}" for name, word in _GENERATION.items() if name in facts)
+    return ", ".join(filter(None, [facts.get("model name"), numbers]))

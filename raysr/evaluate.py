@@ -54,6 +54,16 @@ EVALUATED_PX = {"cpu": 1, "cuda": 2**22}
 """Target pixels that are validated together, or one picture; a CPU gains nothing from more than one."""
 
 
+def kernels_of(model: nn.Module) -> list[nn.Parameter]:
+    """What the two-dimensional convolutions of `model` are made of."""
+    return [parameter for parameter in model.parameters() if parameter.ndim == 4]
+
+
+def lay_channels_last(kernel: nn.Parameter) -> None:
+    """Also a kernel of one channel, which counts as both layouts: its strides tell the library which to take."""
+    kernel.data = kernel.data.to(memory_format=torch.channels_last)
+
+
 @contextmanager
 def fast_layout(model: nn.Module, device: torch.device) -> Generator[None]:
     """Have the kernels of `model` channels-last inside, on a CPU.
@@ -61,15 +71,17 @@ def fast_layout(model: nn.Module, device: torch.device) -> Generator[None]:
     In float32 the Inverted U-Net enlarges a picture in a third to half of the time then (benchmarks/README.md); its
     training step would take a fifth longer (docs/log.md). Numbers differ in their last digits.
     """
-    kernels = [parameter for parameter in model.parameters() if parameter.ndim == 4] if device.type == "cpu" else []
-    before = [kernel.data for kernel in kernels]
-    for kernel in kernels:
-        kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+    laid: list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]] = []
     try:
+        for kernel in kernels_of(model) if device.type == "cpu" else ():
+            before = kernel.data
+            lay_channels_last(kernel)
+            laid.append((kernel, before, kernel.data))
         yield
     finally:
-        for kernel, data in zip(kernels, before, strict=True):
-            kernel.data = data
+        for kernel, before, inside in laid:
+            if kernel.data_ptr() == inside.data_ptr():  # SPAN makes some of its kernels anew in each forward pass
+                kernel.data = before
 
 
 def upscale(model: nn.Module, row: PairRow, device: torch.device, precision: Precision) -> torch.Tensor:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raysr.cost import Price, format_usd
+from raysr.caveats import caveats, listed
+from raysr.cost import format_usd
 from raysr.models import find_architecture, label
 from raysr.runs import Run, TrialRow
 from raysr.standings import (
@@ -21,12 +22,6 @@ from raysr.standings import (
     winner,
 )
 from raysr.statistics import LEVEL, Difference, Estimate
-
-CLOCK_SLACK = 0.1
-"""So far may the clock lie from the frozen cost of a calibrated trial without a warning."""
-
-STALL_SLACK = 0.02
-"""So much of what a trial pays may go into waiting for data without a warning."""
 
 FEW_STEPS = 100
 """A budget of fewer steps cannot be met to within 1 %."""
@@ -105,9 +100,7 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
         f"({format_usd(one['charged_usd'])} charged, {format_usd(one['billed_usd'])} with everything)."
         for arch, one in searched.items()
     ]
-    said += _off_the_clock(run)
-    said += _several_devices(run)
-    said += _stalls(run)
+    said += caveats(run)
     if "charged_price" in info:
         said.append(
             f"Counterfactual: the run was charged at ${info['charged_price']['usd_per_hour']} an hour; these are the "
@@ -153,61 +146,8 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
         ]
     else:
         said = [f"{leader.title} wins {money}: {score}, and luck does not explain its lead over any other."]
-    said += _how_sure(rows) + _seeds_added(run)
+    said += _how_sure(rows)
     return said + _disagreements(run, rows, leader, pairs) + _without_bars(run, rows, pairs)
-
-
-def _off_the_clock(run: Run) -> list[str]:
-    """In calibrated mode: how the charge was made, and where the clock does not agree."""
-    if not _calibrated(run):
-        return []
-    timing = format_usd(Price(**run.info["price"]).usd(run.info["timing_seconds"]))
-    said = [
-        "Calibrated: every seed took the steps that its architecture's frozen cost of a step gave it. The timing cost "
-        f"{timing}, which no trial pays."
-    ]
-    off = [
-        f"{trial.arch} seed {trial.seed} {trial.metered_usd / trial.charged_usd - 1:+.0%}"
-        for trial in run.trials
-        if trial.metered_usd and trial.charged_usd and abs(trial.metered_usd / trial.charged_usd - 1) > CLOCK_SLACK
-    ]
-    if off:
-        said.append(
-            f"Warning: the clock disagrees with the frozen cost by more than {CLOCK_SLACK:.0%} for {listed(off)}: the "
-            "machine was busier or freer than when the steps were timed, and in seconds the trials were not equal."
-        )
-    return said
-
-
-def _several_devices(run: Run) -> list[str]:
-    """Where trials were trained, if on more than one device: a calibrated run may be resumed elsewhere."""
-    devices = sorted({trial.device for trial in run.trials if trial.device and trial.steps})
-    if len(devices) < 2:
-        return []
-    return [
-        f"The trials ran on several devices ({'; '.join(devices)}). Their charge is of {run.info['device']}; "
-        "milliseconds a picture and the clock's seconds are of the device that each had."
-    ]
-
-
-def _stalls(run: Run) -> list[str]:
-    """Trials that paid for waiting."""
-    slow = [
-        f"{trial.arch} seed {trial.seed} {trial.stall_share:.0%}"
-        for trial in run.trials
-        if trial.stall_share is not None and trial.stall_share > STALL_SLACK
-    ]
-    if not slow:
-        return []
-    return [
-        f"Warning: more than {STALL_SLACK:.0%} of what was paid went into waiting for data, for {listed(slow)}: the "
-        "storage was slow or the processor busy. --hold-data keeps the pairs on the accelerator."
-    ]
-
-
-def _calibrated(run: Run) -> bool:
-    config = run.info["config"]
-    return config.get("mode") == "calibrated" or config.get("calibration") is not None
 
 
 def _budget_in_words(run: Run) -> str:
@@ -237,17 +177,6 @@ def _how_sure(rows: list[Standing]) -> list[str]:
     return [
         f"{LEVEL:.0%} intervals over {fewest} seeds and {estimates[0].photographs} photographs, both taken for random; "
         "differences are corrected for all pairs (Holm)."
-    ]
-
-
-def _seeds_added(run: Run) -> list[str]:
-    """A warning about seeds that came after others could be looked at."""
-    added = [" to ".join(map(str, one["seeds"])) for one in run.info.get("extended", [])]
-    if not added:
-        return []
-    return [
-        f"Seeds were added later, from {listed(added)}: who adds them until a verdict comes finds one too often, and "
-        "no interval here allows for that."
     ]
 
 
@@ -304,12 +233,6 @@ def _against_bicubic(trained: list[Standing], bicubic: Standing) -> list[str]:
     elif behind:
         said.append(f"Bicubic, which costs nothing, is still ahead of {listed([row.title for row in behind])}.")
     return said
-
-
-def listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    *most, last = names
-    return " and ".join(filter(None, [", ".join(most), last]))
 
 
 def with_interval(one: Estimate | None, digits: int = 4) -> str:

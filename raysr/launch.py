@@ -82,7 +82,7 @@ def share_out(config: CompareConfig) -> Resources:
 
     Raises ValueError for more than the cluster has.
     """
-    while cluster_devices()["GPU"] < config.wait_for_gpus:
+    while cluster_devices()["GPU"] < (config.wait_for_gpus or 0):
         time.sleep(WAIT_S)
     devices = cluster_devices()
     use_gpu = devices["GPU"] > 0 if config.device == "auto" else config.device == "cuda"

@@ -81,7 +81,7 @@ class CompareConfig:
     """auto: GPUs where the cluster has them."""
     accelerator: str | None = None
     """Model of GPU to use, as Ray names it (H100, A10G); needed where the cluster has several."""
-    wait_for_gpus: int = 0
+    wait_for_gpus: int | None = None
     """Begin when the cluster has so many: its nodes may still be starting, and are counted once."""
     workers_per_trial: int = 1
     """Accelerators that train one network together; all of them are paid."""
@@ -121,7 +121,7 @@ class CompareConfig:
             raise ValueError(f"--tolerance takes a share of the budget between 0 and 1, got {self.tolerance}")
         if self.extend_seeds is not None and self.resume is None:
             raise ValueError("--extend-seeds adds seeds to a run: say which with --resume, or give a new one --seeds")
-        if self.wait_for_gpus < 0:
+        if self.wait_for_gpus is not None and self.wait_for_gpus < 0:
             raise ValueError(f"--wait-for-gpus takes a number of at least 0, got {self.wait_for_gpus}")
         if min(self.seeds, self.timing_rounds, self.workers_per_trial, self.max_concurrent or 1) < 1:
             raise ValueError("--seeds, --timing-rounds, --workers-per-trial and --max-concurrent must be at least 1")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from raysr import storage
@@ -10,10 +11,10 @@ from raysr.device import Device
 from raysr.manifest import Manifest, ManifestError
 from raysr.presets import PRESETS, CompareConfig, SearchConfig
 from raysr.provenance import commit
-from raysr.runs import amend
+from raysr.runs import TrialFiles, amend
 from raysr.spec import TrainConfig
 
-_OF_THE_RESUMPTION = ("resume", "out", "data", "extend_seeds", "wait_for_gpus")
+_OF_THE_RESUMPTION = ("resume", "out", "data", "extend_seeds", "wait_for_gpus", "accelerator")
 """Settings that do not contradict those that a run was begun with."""
 
 
@@ -29,7 +30,7 @@ class Resumed:
     info: dict[str, Any]
     """The whole of `run.json`."""
 
-    def check_device(self, device: Device, use_gpu: bool, *, every_cost_is_frozen: bool) -> None:
+    def check_device(self, device: Device, *, use_gpu: bool, every_cost_is_frozen: bool) -> None:
         """Raise ValueError unless `device` can go on with the run.
 
         Money by the clock is of one device. Where every step's cost is frozen another one may go on, which is slower or
@@ -41,26 +42,38 @@ class Resumed:
                 f"{self.run} was begun on {begun}, and this is {device.name}: seconds do not compare. Only a "
                 "calibrated run whose steps are all timed goes on elsewhere, from CPU to CPU or from GPU to GPU"
             )
-        then = self._best_precision()
-        if "auto" in (train.precision, train.eval_precision) and then not in (None, device.best_precision):
+        settings = {"--precision": train.precision, "--eval-precision": train.eval_precision}
+        auto = " and ".join(name for name, value in settings.items() if value == "auto")
+        then = self._best_precision() if auto else None
+        if then not in (None, device.best_precision):
             raise ValueError(
-                f"{self.run} trains in {then}, which --precision auto came to on {begun}, and on this {device.name} it "
+                f"{self.run} was begun with {auto} auto, which came to {then} on {begun}, and on this {device.name} it "
                 f"comes to {device.best_precision}: go on where it is {then}"
             )
 
     def _best_precision(self) -> str | None:
-        """What `auto` came to; of a run that does not say, its trials do. None where nothing was trained yet."""
-        if "best_precision" in self.info or self.config.train.precision != "auto":
-            return self.info.get("best_precision")
-        location = storage.join(self.run, "trials.jsonl")
-        lines = storage.read_bytes(location).splitlines() if storage.exists(location) else []
-        return next((row["precision"] for row in map(json.loads, lines) if row.get("precision")), None)
+        """What `auto` came to; of a run of an older version its trials tell. None where none has begun."""
+        if "best_precision" in self.info:
+            return self.info["best_precision"]
+        names = product(self.config.archs, range(self.config.seeds))
+        begun = [TrialFiles(self.run, arch, seed) for arch, seed in names]
+        rows = [row for row in (files.read_row() for files in begun) if row is not None]
+        told = [row.precision for row in rows if row.steps and self.config.train.precision == "auto"]
+        if not told and any(files.read_state() for files in begun):
+            raise ValueError(
+                f"{self.run} is of an older version, and does not say in which precision it trains and validates: "
+                "begin a new one"
+            )
+        return next(iter(told), None)
 
     def note(self, when: str, device: Device) -> None:
         """Write into `run.json` that the run was taken up again, at which commit, on what, where its data lie, and how
         many seeds it has now, if more."""
-        resumed = [*self.info.get("resumed", []), {"at": when, "commit": commit(), "device": device.name}]
-        changes: dict[str, Any] = {"resumed": resumed, "data": self.info["data"] | {"location": self.data}}
+        changes: dict[str, Any] = {
+            "resumed": [*self.info.get("resumed", []), {"at": when, "commit": commit(), "device": device.name}],
+            "data": self.info["data"] | {"location": self.data},
+            "best_precision": self.info.get("best_precision", device.best_precision),
+        }
         begun, seeds = self.info["config"]["seeds"], self.config.seeds
         if seeds > begun:
             changes["config"] = self.info["config"] | {"seeds": seeds}
@@ -81,14 +94,15 @@ def read_resumed(config: CompareConfig) -> Resumed:
             f"{run} cannot be resumed: it holds no run.json, so no trial had begun; start a new run"
         )
     info = json.loads(storage.read_bytes(location))
-    _refuse_contradictions(config, info["config"], run)
+    _refuse_contradictions(config, info, run)
     stored = dict(info["config"])
     stored["budget"] = Budget(**stored["budget"])
     stored["train"] = TrainConfig(**stored["train"] | {"evaluate_at": tuple(stored["train"]["evaluate_at"])})
     stored["search"] = SearchConfig(**{name: _as_tuple(value) for name, value in stored["search"].items()})
     stored |= {"archs": tuple(stored["archs"]), "charged": tuple(stored["charged"])}
     stored |= _more_seeds(config.extend_seeds, stored["seeds"], run)
-    stored["wait_for_gpus"] = config.wait_for_gpus or stored.get("wait_for_gpus", 0)
+    for name, given in (("wait_for_gpus", config.wait_for_gpus), ("accelerator", config.accelerator)):
+        stored[name] = stored.get(name) if given is None else given
     data = storage.absolute(config.data) if config.data is not None else info["data"]["location"]
     try:
         found = Manifest.read(data).content_sha256
@@ -107,15 +121,20 @@ def _more_seeds(wanted: int | None, begun: int, run: str) -> dict[str, int]:
     return {} if wanted is None else {"seeds": wanted}
 
 
-def _refuse_contradictions(config: CompareConfig, stored: dict[str, Any], run: str) -> None:
+def _refuse_contradictions(config: CompareConfig, info: dict[str, Any], run: str) -> None:
+    stored = info["config"]
     if config.preset != stored["preset"]:
         raise ValueError(f"{run} is a run of preset {stored['preset']!r}: resume it as that, not as {config.preset!r}")
     given, frozen = (_flat(json.loads(json.dumps(asdict(one)))) for one in (config, PRESETS[config.preset][1]))
     then = _flat(stored)
+    begun = info["extended"][0]["seeds"][0] if "extended" in info else None
     for name, value in given.items():
+        if name == "seeds" and value == begun:
+            continue
         if name not in _OF_THE_RESUMPTION and value != frozen[name] and value != then.get(name):
             flag = name.removeprefix("train.").replace("_", "-")
-            raise ValueError(f"--{flag} {value} contradicts {run}, which was begun with {then.get(name)}: leave it out")
+            hint = "leave it out, or add seeds with --extend-seeds" if name == "seeds" else "leave it out"
+            raise ValueError(f"--{flag} {value} contradicts {run}, which was begun with {then.get(name)}: {hint}")
 
 
 def _as_tuple(value: Any) -> Any:

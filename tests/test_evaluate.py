@@ -90,7 +90,7 @@ def test_kernels_lie_channels_last_while_scoring_alone_and_the_scores_are_the_sa
     model = build_model("inverted_unet3(width=8)", 2)
     kernels = [parameter for parameter in model.parameters() if parameter.ndim == 4]
     places, seen = [kernel.data_ptr() for kernel in kernels], list[bool]()
-    model.register_forward_pre_hook(lambda *_: seen.append(kernels[1].is_contiguous(memory_format=torch.channels_last)))
+    model.register_forward_pre_hook(lambda *_: seen.append(all(kernel.stride(1) == 1 for kernel in kernels)))
     inside = evaluate(model, rows[:2], perceptual, device=CPU, precision="float32")
     upscale(model, rows[0], CPU, "float32")
     assert seen == [True, True, False]
@@ -99,6 +99,25 @@ def test_kernels_lie_channels_last_while_scoring_alone_and_the_scores_are_the_sa
     for one, other in zip(inside, evaluate(model, rows[:2], perceptual, device=CPU, precision="float32"), strict=True):
         assert one.psnr == pytest.approx(other.psnr, rel=1e-5)
         assert one.perceptual == pytest.approx(other.perceptual, rel=1e-4)
+
+
+def test_a_network_that_fails_has_its_kernels_back_and_one_that_makes_them_anew_keeps_them(
+    rows: list[PairRow], perceptual: Perceptual
+) -> None:
+    model = build_model("espcn", 2)
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    model.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(model, rows[:1], perceptual, device=CPU, precision="float32")
+    assert [parameter.data_ptr() for parameter in model.parameters()] == places
+    span = build_model("span", 2)
+    evaluate(span, rows[:1], perceptual, device=CPU, precision="float32")
+    inside = {name: parameter.clone() for name, parameter in span.named_parameters() if "eval_conv" in name}
+    span.eval()
+    upscale(span, rows[0], CPU, "float32")  # folds its convolutions again
+    assert inside
+    for name, parameter in span.named_parameters():
+        assert name not in inside or torch.equal(inside[name], parameter), name
 
 
 def test_bfloat16_changes_a_picture_by_little(rows: list[PairRow]) -> None:

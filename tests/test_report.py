@@ -498,11 +498,21 @@ def test_seeds_that_were_added_later_are_warned_about(tmp_path: Path) -> None:
 
 
 def test_trials_on_several_devices_are_pointed_out(tmp_path: Path) -> None:
-    two = [row("srcnn", 0.02, device="one"), row("espcn", 0.01, device="another"), row("bicubic", 0.03, device="third")]
-    assert "The trials ran on several devices (another; one). Their charge is of a <processor>" in said(
-        make_run(tmp_path, *two)
-    )
-    assert "several devices" not in said(make_run(tmp_path, two[0], row("espcn", 0.01, device="one"), two[2]))
+    here, there = "AMD EPYC, family 25 model 17 (2 cores)", "AMD EPYC, family 25 model 1 (2 cores)"
+    one, other = row("srcnn", 0.02, device=here), row("espcn", 0.01, device=there)
+    bicubic = row("bicubic", 0.03, device="a third")
+    frozen = {"train": {"evaluate_at": [0.5]}, "mode": "calibrated"}
+
+    def with_trials(*trials: TrialRow, **changes: Any) -> str:
+        return said(make_run(tmp_path, *trials, bicubic, **({"device": here, "timing_seconds": 1.0} | changes)))
+
+    several = f"he run was on several devices ({there}; {here})"
+    assert f"Warning: t{several}, and trials were charged by their own clocks" in with_trials(one, other)
+    assert f"T{several}: what is charged is the frozen cost" in with_trials(one, other, config=frozen)
+    assert several in with_trials(one, resumed=[{"at": "now", "device": there}])
+    for older in ("cpu", "AMD EPYC (2 cores)"):
+        assert "several devices" not in with_trials(one, row("espcn", 0.01, device=older))
+    assert "several devices" not in with_trials(one, device="AMD EPYC (2 cores)", resumed=[{"at": "then"}])
 
 
 def test_a_search_is_reported_apart_with_what_it_found(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from raysr.device import Device
 from raysr.manifest import Manifest
 from raysr.presets import CompareConfig
 from raysr.resume import Resumed, read_resumed
+from raysr.runs import TrialFiles, TrialRow
 from raysr.spec import TrainConfig
 
 HERE = Device("AMD EPYC, family 25 model 17 (2 cores)", "bfloat16")
@@ -19,11 +20,11 @@ OTHER = Device("AMD EPYC, family 26 model 2 (4 cores)", "bfloat16")
 OLDER = Device("AMD EPYC, family 25 model 1 (2 cores)", "float32")
 
 
-def begun(run: Path, precision: str = "auto", **info: Any) -> Resumed:
+def begun(run: Path, precision: str = "auto", eval_precision: str = "float32", **info: Any) -> Resumed:
     (run / "run.json").write_text("{}")
-    config = CompareConfig(preset="paper", train=TrainConfig(precision=precision))  # type: ignore[arg-type]
-    facts = {"device": HERE.name, "notional": True, "data": {}} | info
-    facts["config"] = {"seeds": config.seeds}
+    train = TrainConfig(precision=precision, eval_precision=eval_precision)  # type: ignore[arg-type]
+    config = CompareConfig(preset="paper", archs=("espcn", "srcnn"), seeds=2, train=train)
+    facts = {"device": HERE.name, "notional": True, "data": {}, "config": {"seeds": 2}} | info
     return Resumed(str(run), config, Budget(usd=1), DEFAULT_PRICE, "set", facts)
 
 
@@ -43,26 +44,35 @@ def test_steps_at_a_frozen_cost_may_be_taken_on_another_device_of_the_kind(tmp_p
 
 def test_a_run_goes_on_in_its_own_precision_alone(tmp_path: Path) -> None:
     run = begun(tmp_path, best_precision="bfloat16")
-    with pytest.raises(ValueError, match=r"trains in bfloat16, which --precision auto came to on .* comes to float32"):
+    with pytest.raises(ValueError, match=r"--precision auto, which came to bfloat16 on .* comes to float32: go"):
         run.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)
     told = begun(tmp_path, precision="float32", best_precision="bfloat16")
     told.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)
+    half = begun(tmp_path, precision="float32", eval_precision="auto", best_precision="bfloat16")
+    with pytest.raises(ValueError, match="was begun with --eval-precision auto, which came to bfloat16"):
+        half.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)
 
 
 def test_of_a_run_that_does_not_say_its_precision_the_trials_do(tmp_path: Path) -> None:
     run = begun(tmp_path)
     run.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)  # nothing was trained yet
-    rows = [{"arch": "espcn", "precision": None}, {"arch": "srcnn", "precision": "bfloat16"}]
-    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run.check_device(OTHER, use_gpu=False, every_cost_is_frozen=True)
-    with pytest.raises(ValueError, match="trains in bfloat16"):
+    files = TrialFiles(str(tmp_path), "srcnn", 1)
+    files.write_state(b"begun")
+    with pytest.raises(ValueError, match="is of an older version, and does not say in which precision it trains"):
         run.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)
+    row = TrialRow(arch="srcnn", seed=1, status="finished", params=1, perceptual_name="", steps=9, precision="bfloat16")
+    files.write_row(row)
+    run.check_device(OTHER, use_gpu=False, every_cost_is_frozen=True)
+    with pytest.raises(ValueError, match="which came to bfloat16"):
+        run.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)
+    run.note("now", OTHER)
+    assert json.loads((tmp_path / "run.json").read_text())["best_precision"] == "bfloat16"
 
 
 def stored(run: Path, data: str, **settings: Any) -> str:
     """A run's `run.json`."""
     config = asdict(CompareConfig(preset="paper", seeds=3)) | settings
-    for new in ("extend_seeds", "wait_for_gpus"):
+    for new in ("extend_seeds", "wait_for_gpus", "accelerator"):
         if new not in settings:
             del config[new]  # as in the file of an older version
     info = {"config": config, "budget": asdict(Budget(usd=1)), "price": asdict(DEFAULT_PRICE)}
@@ -84,6 +94,9 @@ def test_seeds_can_be_added_to_a_run_and_are_said_to_be(tmp_path: Path, small_se
     same = read_resumed(replace(again, extend_seeds=5))  # the same command, after the job was killed
     same.note("later", HERE)
     assert json.loads((tmp_path / "run.json").read_text())["extended"] == written["extended"]
+    assert read_resumed(replace(again, seeds=3, extend_seeds=5)).config.seeds == 5  # a flag of its beginning
+    with pytest.raises(ValueError, match=r"--seeds 4 contradicts .* begun with 5: leave it out, or add seeds with"):
+        read_resumed(replace(again, seeds=4))
     with pytest.raises(ValueError, match=r"--extend-seeds 4, but .* has 5 seeds already: give more, or leave it out"):
         read_resumed(replace(again, extend_seeds=4))
     with pytest.raises(ValueError, match="--extend-seeds adds seeds to a run: say which with --resume"):
@@ -94,7 +107,14 @@ def test_a_resumed_run_waits_for_the_gpus_that_are_asked_for_now(tmp_path: Path,
     run = stored(tmp_path, small_set, wait_for_gpus=4)
     again = CompareConfig(preset="paper", seeds=5, resume=run)
     assert read_resumed(again).config.wait_for_gpus == 4
-    assert read_resumed(replace(again, wait_for_gpus=2)).config.wait_for_gpus == 2
+    assert read_resumed(replace(again, wait_for_gpus=0)).config.wait_for_gpus == 0
+
+
+def test_a_resumed_run_takes_the_accelerators_that_are_there_now(tmp_path: Path, small_set: str) -> None:
+    run = stored(tmp_path, small_set, accelerator="A100")
+    again = CompareConfig(preset="paper", seeds=5, resume=run)
+    assert read_resumed(again).config.accelerator == "A100"
+    assert read_resumed(replace(again, accelerator="H100")).config.accelerator == "H100"
 
 
 def test_a_run_notes_on_what_it_was_taken_up_again(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ ORDER = [
     ),
     *("metrics", "evaluate", "cost", "prices"),
     *("world", "budget", "spec", "calibration", "ledger", "runs", "progress", "trial", "provenance", "train"),
-    *("presets", "field", "resume", "launch", "search", "compare", "statistics", "standings", "findings", "figures"),
-    *("report", "cli"),
+    *("presets", "field", "resume", "launch", "search", "compare"),
+    *("statistics", "standings", "caveats", "findings", "figures", "report", "cli"),
     *("protocol", "testsets", "checkpoints", "judging", "benchmark", "scoresheet", "selfcheck"),
 ]
 """A module imports only from those before it."""

@@ -1,0 +1,106 @@
+"""What a reader must know besides the verdict: where clocks, devices, waiting and added seeds weaken it."""
+
+import re
+from collections.abc import Sequence
+
+from raysr.cost import Price, format_usd
+from raysr.runs import Run
+
+CLOCK_SLACK = 0.1
+"""So far may the clock lie from the frozen cost of a calibrated trial without a warning."""
+
+STALL_SLACK = 0.02
+"""So much of what a trial pays may go into waiting for data without a warning."""
+
+
+def caveats(run: Run) -> list[str]:
+    """Sentences, of which a run that went as it should has none but the cost of its timing."""
+    return _seeds_added(run) + _off_the_clock(run) + _several_devices(run) + _stalls(run)
+
+
+def _seeds_added(run: Run) -> list[str]:
+    """A warning about seeds that came after others could be looked at."""
+    added = [" to ".join(map(str, one["seeds"])) for one in run.info.get("extended", [])]
+    if not added:
+        return []
+    return [
+        f"Seeds were added later, from {listed(added)}: who adds them until a verdict comes finds one too often, and "
+        "no interval here allows for that."
+    ]
+
+
+def _off_the_clock(run: Run) -> list[str]:
+    """In calibrated mode: how the charge was made, and where the clock does not agree."""
+    if not _calibrated(run):
+        return []
+    timing = format_usd(Price(**run.info["price"]).usd(run.info["timing_seconds"]))
+    said = [
+        "Calibrated: every seed took the steps that its architecture's frozen cost of a step gave it. The timing cost "
+        f"{timing}, which no trial pays."
+    ]
+    off = [
+        f"{trial.arch} seed {trial.seed} {trial.metered_usd / trial.charged_usd - 1:+.0%}"
+        for trial in run.trials
+        if trial.metered_usd and trial.charged_usd and abs(trial.metered_usd / trial.charged_usd - 1) > CLOCK_SLACK
+    ]
+    if off:
+        said.append(
+            f"Warning: the clock disagrees with the frozen cost by more than {CLOCK_SLACK:.0%} for {listed(off)}: the "
+            "machine was busier, freer or another one than when the steps were timed, and in seconds the trials were "
+            "not equal."
+        )
+    return said
+
+
+def _several_devices(run: Run) -> list[str]:
+    """Where the run has been, if on more than one device."""
+    devices = _devices(run)
+    if len(devices) < 2:
+        return []
+    several = f"on several devices ({'; '.join(devices)})"
+    if _calibrated(run):
+        return [
+            f"The run was {several}: what is charged is the frozen cost of its steps; milliseconds a picture and the "
+            "clock's seconds are of whatever device a trial had."
+        ]
+    return [f"Warning: the run was {several}, and trials were charged by their own clocks: seconds do not compare."]
+
+
+def _devices(run: Run) -> list[str]:
+    """All that the run was begun, taken up again and trained on, by name."""
+    taken_up = [one.get("device") for one in run.info.get("resumed", [])]
+    trained = [trial.device for trial in run.trials if trial.steps and trial.device != "cpu"]  # older rows say no more
+    # What a processor was called before its family was told is no device of its own.
+    named = {name for name in (run.info["device"], *taken_up, *trained) if name}
+    return sorted(name for name in named if not any(_is_older_name(name, other) for other in named))
+
+
+def _is_older_name(name: str, other: str) -> bool:
+    """Whether `name` is what `other` was called before names had a processor's family."""
+    return other != name and name == re.sub(r", family .*(?= \()", "", other)
+
+
+def _stalls(run: Run) -> list[str]:
+    """Trials that paid for waiting."""
+    slow = [
+        f"{trial.arch} seed {trial.seed} {trial.stall_share:.0%}"
+        for trial in run.trials
+        if trial.stall_share is not None and trial.stall_share > STALL_SLACK
+    ]
+    if not slow:
+        return []
+    return [
+        f"Warning: more than {STALL_SLACK:.0%} of what was paid went into waiting for data, for {listed(slow)}: the "
+        "storage was slow or the processor busy. --hold-data keeps the pairs on the accelerator."
+    ]
+
+
+def _calibrated(run: Run) -> bool:
+    config = run.info["config"]
+    return config.get("mode") == "calibrated" or config.get("calibration") is not None
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    *most, last = names
+    return " and ".join(filter(None, [", ".join(most), last]))
