@@ -18,7 +18,7 @@ from raysr.budget import CHECK_EVERY_STEPS
 from raysr.calibration import Timing
 from raysr.cost import PAPER_BUDGET, Budget
 from raysr.device import this_device
-from raysr.evaluate import inference_ms, to_uint8, upscale
+from raysr.evaluate import fast_layout, inference_ms, to_uint8, upscale
 from raysr.losses import load_perceptual, perceptual_infos
 from raysr.models import build_model, find_architecture
 from raysr.objective import smallest_side
@@ -247,8 +247,9 @@ def _check_network(arch: str, scale: int) -> None:
     """Raise ValueError unless the network gives a picture of `scale` times the size."""
     lr = torch.zeros(1, 1, MIN_SIDE_PX, MIN_SIDE_PX)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model = build_model(arch, scale)
-        sr = model.eval()(lr)
+        model = build_model(arch, scale).eval()
+        with fast_layout(model, lr.device):  # as it will be validated
+            sr = model(lr)
     wanted = (1, 1, MIN_SIDE_PX * scale, MIN_SIDE_PX * scale)
     if not isinstance(sr, Tensor) or tuple(sr.shape) != wanted or not sr.is_floating_point():
         gave = f"{sr.dtype} {list(sr.shape)}" if isinstance(sr, Tensor) else type(sr).__name__

@@ -49,6 +49,11 @@ def test_workers_have_the_same_priority_as_what_started_ray(ray_session: None) -
     assert ray.get(task.remote()) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
+def test_workers_have_one_heap_for_all_threads(ray_session: None) -> None:
+    task: Any = ray.remote(lambda: os.environ.get("MALLOC_ARENA_MAX"))
+    assert ray.get(task.remote()) == "1"
+
+
 def test_nodes_start_ray_with_that_priority_too(config: dict[str, Any]) -> None:
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         assert "RAY_worker_niceness=0 ray start" in " ".join(config[commands])

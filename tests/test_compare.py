@@ -312,6 +312,7 @@ def test_a_failed_trial_ends_the_job_with_code_1_and_its_error(pairs: str, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_and_pays_for_no_second_twice(
     pairs: str, tmp_path: Path
 ) -> None:
