@@ -521,10 +521,12 @@ def test_the_inverted_unet_is_alive_after_20_steps(learning_rate: float) -> None
 @pytest.mark.timeout(1500)
 @pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [1e-4, 1e-3])
-@pytest.mark.parametrize("arch", ["inverted_unet3", "inverted_unet4"])
-def test_fifty_seeds_of_both_inverted_unets_are_alive_after_20_steps(arch: str, learning_rate: float) -> None:
+@pytest.mark.parametrize(("arch", "seeds"), [("inverted_unet3", 50), ("inverted_unet4", 15)])
+def test_many_seeds_of_both_inverted_unets_are_alive_after_20_steps(
+    arch: str, seeds: int, learning_rate: float
+) -> None:
     loss = PerceptualLoss(load_perceptual("vgg-random"))
-    assert [seed for seed in range(50) if not is_live_after_20_steps(arch, seed, learning_rate, loss)] == []
+    assert [seed for seed in range(seeds) if not is_live_after_20_steps(arch, seed, learning_rate, loss)] == []
 
 
 @pytest.mark.slow
