@@ -14,8 +14,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest
 
+# SLOW_MINUTES=N skips, with that reason, the slow tests that would begin later than that.
 slow: $(STAMP)
-	$(PY) -m pytest -m slow
+	SLOW_MINUTES=$(SLOW_MINUTES) $(PY) -m pytest -m slow -rs
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 """Shared fixtures. Signatures with shapes are checked while the tests run."""
 
 import http.client
+import os
 import socket
 import subprocess
 import sys
@@ -25,6 +26,16 @@ with install_import_hook(CHECKED, "beartype.beartype"):  # before anything else 
     from raysr.images import Geometry
     from raysr.manifest import MANIFEST
     from raysr.sources import find_photographs
+
+
+BEGUN = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a slow test that would begin after the SLOW_MINUTES of the environment, if there are any."""
+    minutes = os.environ.get("SLOW_MINUTES")
+    if minutes and item.get_closest_marker("slow") and time.monotonic() - BEGUN > 60 * float(minutes):
+        pytest.skip(f"the {minutes} minutes for slow tests are over")
 
 
 def prepare_here(source: str, out: Path, geometry: Geometry) -> str:
