@@ -494,7 +494,7 @@ def test_variants_and_a_network_of_ones_own_are_searched_calibrated_and_compared
     words += ["--search.usd", "0.0018", "--search.batch-sizes", "1", "2"]
     job = command(pairs, tmp_path / "runs", *words)
     job[1] = str(ROOT / job[1])
-    done = subprocess.run(job, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=800)
+    done = subprocess.run(job, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     info = json.loads((run / "run.json").read_text())
