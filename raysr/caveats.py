@@ -15,7 +15,7 @@ STALL_SLACK = 0.02
 
 def caveats(run: Run) -> list[str]:
     """Sentences, of which a run that went as it should has none but the cost of its timing."""
-    return _seeds_added(run) + _off_the_clock(run) + _several_devices(run) + _stalls(run)
+    return _seeds_added(run) + _off_the_clock(run) + _several_devices(run) + _several_shares(run) + _stalls(run)
 
 
 def _seeds_added(run: Run) -> list[str]:
@@ -64,6 +64,17 @@ def _several_devices(run: Run) -> list[str]:
             "clock's seconds are of whatever device a trial had."
         ]
     return [f"Warning: the run was {several}, and trials were charged by their own clocks: seconds do not compare."]
+
+
+def _several_shares(run: Run) -> list[str]:
+    """Where trials had more or less of a processor, which a calibrated run may change when it is taken up again."""
+    threads = sorted({trial.threads for trial in run.trials if trial.steps and trial.threads})
+    if not run.info["notional"] or len(threads) < 2:
+        return []
+    return [
+        f"Trials had {listed([str(count) for count in threads])} threads of the processor: milliseconds a picture and "
+        "the clock's seconds are of the share that a trial had."
+    ]
 
 
 def _devices(run: Run) -> list[str]:

@@ -14,7 +14,7 @@ from raysr.provenance import commit
 from raysr.runs import TrialFiles, amend
 from raysr.spec import TrainConfig
 
-_OF_THE_RESUMPTION = ("resume", "out", "data", "extend_seeds", "wait_for_gpus", "accelerator")
+_OF_THE_RESUMPTION = ("resume", "out", "data", "extend_seeds", "wait_for_gpus", "accelerator", "max_concurrent")
 """Settings that do not contradict those that a run was begun with."""
 
 
@@ -31,16 +31,24 @@ class Resumed:
     """The whole of `run.json`."""
 
     def check_device(self, device: Device, *, use_gpu: bool, every_cost_is_frozen: bool) -> None:
-        """Raise ValueError unless `device` can go on with the run.
+        """Raise ValueError unless `device`, shared by as many trials as `config` says, can go on with the run.
 
-        Money by the clock is of one device. Where every step's cost is frozen another one may go on, which is slower or
-        faster at the same charge, if it computes in the same precision.
+        Money by the clock is of one device, and of one number of trials that share its processors. Where every step's
+        cost is frozen another one may go on, which is slower or faster at the same charge, if it computes in the same
+        precision.
         """
         begun, train = self.info["device"], self.config.train
         if device.name != begun and (not every_cost_is_frozen or use_gpu == self.info["notional"]):
             raise ValueError(
                 f"{self.run} was begun on {begun}, and this is {device.name}: seconds do not compare. Only a "
                 "calibrated run whose steps are all timed goes on elsewhere, from CPU to CPU or from GPU to GPU"
+            )
+        at_once, then_at_once = self.config.max_concurrent or 1, self.info["config"].get("max_concurrent") or 1
+        if at_once != then_at_once and not use_gpu and not every_cost_is_frozen:
+            raise ValueError(
+                f"--max-concurrent {at_once} contradicts {self.run}, which was begun with {then_at_once}: trials that "
+                "share processors take longer, and it charges by the clock. Leave it out; only a calibrated run whose "
+                "steps are all timed may change it"
             )
         settings = {"--precision": train.precision, "--eval-precision": train.eval_precision}
         auto = " and ".join(name for name, value in settings.items() if value == "auto")
@@ -59,7 +67,7 @@ class Resumed:
         begun = [TrialFiles(self.run, arch, seed) for arch, seed in names]
         rows = [row for row in (files.read_row() for files in begun) if row is not None]
         told = [row.precision for row in rows if row.steps and self.config.train.precision == "auto"]
-        if not told and any(files.read_state() for files in begun):
+        if not told and any(files.has_state() for files in begun):
             raise ValueError(
                 f"{self.run} is of an older version, and does not say in which precision it trains and validates: "
                 "begin a new one"
@@ -101,7 +109,8 @@ def read_resumed(config: CompareConfig) -> Resumed:
     stored["search"] = SearchConfig(**{name: _as_tuple(value) for name, value in stored["search"].items()})
     stored |= {"archs": tuple(stored["archs"]), "charged": tuple(stored["charged"])}
     stored |= _more_seeds(config.extend_seeds, stored["seeds"], run)
-    for name, given in (("wait_for_gpus", config.wait_for_gpus), ("accelerator", config.accelerator)):
+    for name in ("wait_for_gpus", "accelerator", "max_concurrent"):
+        given = getattr(config, name)
         stored[name] = stored.get(name) if given is None else given
     data = storage.absolute(config.data) if config.data is not None else info["data"]["location"]
     try:

@@ -159,8 +159,11 @@ class TrialFiles:
 
     def read_state(self) -> bytes | None:
         """The last checkpoint; None before the first."""
-        location = storage.join(self.folder, "state.pt")
-        return storage.read_bytes(location) if storage.exists(location) else None
+        return storage.read_bytes(storage.join(self.folder, "state.pt")) if self.has_state() else None
+
+    def has_state(self) -> bool:
+        """Whether there is a checkpoint."""
+        return storage.exists(storage.join(self.folder, "state.pt"))
 
     def write_row(self, row: TrialRow) -> None:
         """The trial's end."""

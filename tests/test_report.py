@@ -515,6 +515,18 @@ def test_trials_on_several_devices_are_pointed_out(tmp_path: Path) -> None:
     assert "several devices" not in with_trials(one, device="AMD EPYC (2 cores)", resumed=[{"at": "then"}])
 
 
+def test_trials_with_other_shares_of_the_processor_are_pointed_out(tmp_path: Path) -> None:
+    frozen = {"train": {"evaluate_at": [0.5]}, "mode": "calibrated"}
+
+    def with_threads(*threads: int) -> str:
+        rows = [row(arch, 0.02, threads=count) for arch, count in zip(("srcnn", "espcn"), threads, strict=True)]
+        rows.append(row("bicubic", 0.03, threads=8, steps=0))
+        return said(make_run(tmp_path, *rows, config=frozen, notional=True, timing_seconds=1.0))
+
+    assert "Trials had 1 and 2 threads of the processor: milliseconds a picture and" in with_threads(2, 1)
+    assert "threads of the processor" not in with_threads(2, 2)
+
+
 def test_a_search_is_reported_apart_with_what_it_found(tmp_path: Path) -> None:
     config = {"train": {"evaluate_at": [0.5]}, "search": {"usd": 0.5}}
     settings = {"learning_rate": 0.0003, "batch_size": 8, "schedule": "cosine"}

@@ -42,6 +42,17 @@ def test_steps_at_a_frozen_cost_may_be_taken_on_another_device_of_the_kind(tmp_p
         run.check_device(Device("NVIDIA H100", "bfloat16"), use_gpu=True, every_cost_is_frozen=True)
 
 
+def test_trials_share_a_processor_otherwise_only_where_every_cost_is_frozen(tmp_path: Path) -> None:
+    run = begun(tmp_path, best_precision="bfloat16")
+    two = replace(run, config=replace(run.config, max_concurrent=2))
+    two.check_device(HERE, use_gpu=False, every_cost_is_frozen=True)
+    with pytest.raises(ValueError, match=r"--max-concurrent 2 contradicts .* begun with 1: .* charges by the clock"):
+        two.check_device(HERE, use_gpu=False, every_cost_is_frozen=False)
+    # Each trial of a GPU has its own, however many there are.
+    on_gpu = replace(two, info=two.info | {"notional": False, "device": "NVIDIA H100"})
+    on_gpu.check_device(Device("NVIDIA H100", "bfloat16"), use_gpu=True, every_cost_is_frozen=False)
+
+
 def test_a_run_goes_on_in_its_own_precision_alone(tmp_path: Path) -> None:
     run = begun(tmp_path, best_precision="bfloat16")
     with pytest.raises(ValueError, match=r"--precision auto, which came to bfloat16 on .* comes to float32: go"):
@@ -115,6 +126,13 @@ def test_a_resumed_run_takes_the_accelerators_that_are_there_now(tmp_path: Path,
     again = CompareConfig(preset="paper", seeds=5, resume=run)
     assert read_resumed(again).config.accelerator == "A100"
     assert read_resumed(replace(again, accelerator="H100")).config.accelerator == "H100"
+
+
+def test_a_resumed_run_runs_as_many_trials_at_a_time_as_is_said_now(tmp_path: Path, small_set: str) -> None:
+    run = stored(tmp_path, small_set, max_concurrent=4)
+    again = CompareConfig(preset="paper", seeds=5, resume=run)
+    assert read_resumed(again).config.max_concurrent == 4
+    assert read_resumed(replace(again, max_concurrent=2)).config.max_concurrent == 2
 
 
 def test_a_run_notes_on_what_it_was_taken_up_again(tmp_path: Path) -> None:
