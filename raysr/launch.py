@@ -36,11 +36,11 @@ from raysr.cluster import (
 from raysr.device import Device, this_device
 from raysr.losses import PerceptualInfo
 from raysr.presets import CompareConfig
-from raysr.progress import Board, ProgressDisplay, Snapshot
+from raysr.progress import BOARD_S, Board, ProgressDisplay, Snapshot
 from raysr.provenance import now
 from raysr.runs import TrialFiles, TrialRow, unfinished_row
 from raysr.spec import TrialSpec, trial_name
-from raysr.train import Reporter, calibration_worker, run_trial, train_worker
+from raysr.train import BoardReporter, calibration_worker, run_trial, train_worker
 from raysr.trial import Trial
 from raysr.world import World
 
@@ -126,7 +126,7 @@ def run_all(
 
     def snapshot() -> Snapshot:
         try:
-            return ray.get(board.snapshot.remote(), timeout=5)
+            return ray.get(board.snapshot.remote(), timeout=BOARD_S)
         except (ray.exceptions.RayError, TimeoutError):
             return Snapshot([], [])  # the board went down with the cluster: the trials' own errors tell why
 
@@ -184,7 +184,7 @@ def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[
     def work() -> None:
         use_assigned_cpus()
         device = torch.device("cuda" if resources.use_gpu else "cpu")
-        run_trial(Trial(spec, World(device=device)), Reporter(board.update.remote))
+        run_trial(Trial(spec, World(device=device)), BoardReporter(board))
 
     task: Any = ray.remote(work)
     try:
@@ -230,10 +230,12 @@ def in_blocks(specs: list[TrialSpec]) -> list[TrialSpec]:
     """`specs` one seed after the other, the architectures of each in random order (randomised blocks).
 
     A machine that slows down over the hours does not always meet the same architecture, and a comparison that is
-    stopped has whole seeds to show.
+    stopped has whole seeds to show. Trials that have a checkpoint come first, so that a resumed one has few halves.
     """
     draws = np.random.default_rng([_ORDER, len(specs)]).permutation(len(specs))
-    return [spec for _, spec in sorted(zip(draws, specs, strict=True), key=lambda one: (one[1].seed, one[0]))]
+    begun = [TrialFiles(spec.run, spec.arch, spec.seed).has_state() for spec in specs]
+    keys = [(not has, spec.seed, draw) for has, spec, draw in zip(begun, specs, draws, strict=True)]
+    return [spec for _, spec in sorted(zip(keys, specs, strict=True), key=lambda one: one[0])]
 
 
 def _driver(

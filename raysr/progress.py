@@ -16,6 +16,9 @@ from raysr.models import label
 
 POLL_S = 0.5
 
+BOARD_S = 30.0
+"""How long a board that is an actor is waited for: on a busy machine its process takes seconds to start."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:

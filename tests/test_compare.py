@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -36,9 +37,10 @@ from raysr.ledger import Entry, Ledger
 from raysr.manifest import ManifestError
 from raysr.models import build_model
 from raysr.presets import CompareConfig
+from raysr.progress import Board
 from raysr.provenance import commit
 from raysr.report import table_markdown, write_report
-from raysr.runs import Outcome, Run
+from raysr.runs import Outcome, Run, TrialFiles
 from raysr.spec import TrainConfig, TrialSpec
 
 ROOT = Path(__file__).parents[1]
@@ -189,8 +191,20 @@ def test_bicubic_that_cannot_be_scored_is_a_failed_trial_like_any_other(
 
 
 def test_a_network_from_elsewhere_is_scored_beside_the_others_and_its_cost_is_unknown(
-    pairs: str, ray_session: None, tmp_path: Path
+    pairs: str, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class SlowBoard(Board):
+        """As on a busy machine: both trials end long before it has started, and it is slow to take in what it is told."""
+
+        def __init__(self) -> None:
+            time.sleep(10)
+            super().__init__()
+
+        def update(self, progress: dict[str, Any]) -> None:
+            time.sleep(0.2)
+            super().update(progress)
+
+    monkeypatch.setattr("raysr.launch.Board", SlowBoard)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(
@@ -209,7 +223,7 @@ def test_a_network_from_elsewhere_is_scored_beside_the_others_and_its_cost_is_un
     assert (elsewhere.steps, elsewhere.charged_usd) == (0, 0.0)
     assert find(outcome.run).winner == "bicubic"
     assert "2x.pth was trained elsewhere" in " ".join(find(outcome.run).sentences)
-    assert "2x.pth seed 0  finished" in said.getvalue()
+    assert re.findall(r"(\S+) seed 0  finished", said.getvalue()) == ["bicubic", "2x.pth"]
     assert elsewhere.checkpoint is None
     assert not list(Path(outcome.run.folder).glob("checkpoints/2x*"))
     # What has ended does not need its file any more.
@@ -587,10 +601,10 @@ def test_a_run_is_resumed_with_its_own_data_alone(outcome: Outcome, tmp_path: Pa
         compare(replace(again, data=other), Console(file=StringIO()))
 
 
-def test_trials_run_seed_by_seed_and_the_architectures_of_each_in_an_order_of_its_own() -> None:
+def test_trials_run_seed_by_seed_and_the_architectures_of_each_in_an_order_of_its_own(tmp_path: Path) -> None:
     archs = ("srcnn", "espcn", "vdsr", "edsr_baseline", "inverted_unet3", "inverted_unet4")
     specs = [
-        TrialSpec(arch=arch, seed=seed, data="", run="", budget=Budget(usd=1), price=DEFAULT_PRICE)
+        TrialSpec(arch=arch, seed=seed, data="", run=str(tmp_path), budget=Budget(usd=1), price=DEFAULT_PRICE)
         for arch in archs
         for seed in range(3)
     ]
@@ -600,6 +614,10 @@ def test_trials_run_seed_by_seed_and_the_architectures_of_each_in_an_order_of_it
     orders = {tuple(spec.arch for spec in blocks[6 * seed : 6 * seed + 6]) for seed in range(3)}
     assert len(orders) == 3
     assert all(sorted(order) == sorted(archs) for order in orders)
+    # A resumed comparison takes up first what it has begun.
+    for spec in (blocks[17], blocks[9]):
+        TrialFiles(spec.run, spec.arch, spec.seed).write_state(b"")
+    assert in_blocks(specs) == [blocks[9], blocks[17], *blocks[:9], *blocks[10:17]]
 
 
 @pytest.mark.slow
