@@ -50,6 +50,9 @@ _ORDER = 7
 WAIT_S = 2.0
 """Between two looks at whether GPUs have come."""
 
+RESTARTS = 3
+"""How often a trial whose worker failed goes on from its last checkpoint."""
+
 MISSING_MINUTES = 60
 """How often a trial waits a minute (Ray Train's default) for accelerators that are not there. A spot node that is
 replaced takes a quarter of an hour, and Ray counts over all of a trial's life."""
@@ -243,6 +246,7 @@ def _driver(
 ) -> Callable[[dict[str, Any]], None]:
     """The Tune trial: a Ray Train run that reports through it."""
     by_name = {(spec.arch, spec.seed): spec for spec in specs}
+    failures = ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=MISSING_MINUTES)
 
     def drive(config: dict[str, Any]) -> None:
         spec = by_name[config["trial"]["arch"], config["trial"]["seed"]]
@@ -259,7 +263,7 @@ def _driver(
                 name=spec.name,
                 storage_path=store,
                 callbacks=[TuneReportCallback()],
-                failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=MISSING_MINUTES),
+                failure_config=failures,
             ),
         ).fit()
 
