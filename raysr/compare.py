@@ -87,7 +87,7 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
     device = trial_device(resources)
     old.check_device(device, use_gpu=resources.use_gpu, every_cost_is_frozen=_all_timed(old.config, specs))
     check_trials(specs, old.config.workers_per_trial)
-    old.note(now().isoformat(timespec="seconds"), device)
+    old.note(now().isoformat(timespec="seconds"), device, asdict(resources))
     left = sum(ended_row(spec) is None for spec in specs)
     console.print(f"run folder: {old.run}: {left} of {len(specs)} trials to go", soft_wrap=True, highlight=False)
     return _finish(old.config, specs, resources, console, perceptual)

@@ -14,7 +14,10 @@ from raysr.provenance import commit
 from raysr.runs import TrialFiles, amend
 from raysr.spec import TrainConfig
 
-_OF_THE_RESUMPTION = ("resume", "out", "data", "extend_seeds", "wait_for_gpus", "accelerator", "max_concurrent")
+_OF_EACH_PART = ("wait_for_gpus", "accelerator", "max_concurrent")
+"""Settings that may be others when a run is taken up again; those that are not given stay."""
+
+_OF_THE_RESUMPTION = ("resume", "out", "data", "extend_seeds", *_OF_EACH_PART)
 """Settings that do not contradict those that a run was begun with."""
 
 
@@ -74,11 +77,12 @@ class Resumed:
             )
         return next(iter(told), None)
 
-    def note(self, when: str, device: Device) -> None:
-        """Write into `run.json` that the run was taken up again, at which commit, on what, where its data lie, and how
-        many seeds it has now, if more."""
+    def note(self, when: str, device: Device, resources: dict[str, Any]) -> None:
+        """Write into `run.json` that the run was taken up again, at which commit, on what and how that is shared out,
+        where its data lie, and how many seeds it has now, if more."""
+        part = {"at": when, "commit": commit(), "device": device.name, "resources": resources}
         changes: dict[str, Any] = {
-            "resumed": [*self.info.get("resumed", []), {"at": when, "commit": commit(), "device": device.name}],
+            "resumed": [*self.info.get("resumed", []), part],
             "data": self.info["data"] | {"location": self.data},
             "best_precision": self.info.get("best_precision", device.best_precision),
         }
@@ -109,7 +113,7 @@ def read_resumed(config: CompareConfig) -> Resumed:
     stored["search"] = SearchConfig(**{name: _as_tuple(value) for name, value in stored["search"].items()})
     stored |= {"archs": tuple(stored["archs"]), "charged": tuple(stored["charged"])}
     stored |= _more_seeds(config.extend_seeds, stored["seeds"], run)
-    for name in ("wait_for_gpus", "accelerator", "max_concurrent"):
+    for name in _OF_EACH_PART:
         given = getattr(config, name)
         stored[name] = stored.get(name) if given is None else given
     data = storage.absolute(config.data) if config.data is not None else info["data"]["location"]

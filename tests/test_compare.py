@@ -195,7 +195,7 @@ def test_a_network_from_elsewhere_is_scored_beside_the_others_and_its_cost_is_un
     pairs: str, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowBoard(Board):
-        """As on a busy machine: both trials end long before it has started, and it is slow to take in what it is told."""
+        """As on a busy machine: both trials end long before it has started, and it is slow to take in what it hears."""
 
         def __init__(self) -> None:
             time.sleep(10)
@@ -588,6 +588,7 @@ def test_a_resumed_run_does_what_failed_again_and_keeps_what_ended(
     assert resumed.run.info["data"] == outcome.run.info["data"] | {"location": str(moved)}
     (taken_up,) = resumed.run.info["resumed"]
     assert taken_up["commit"] == commit()
+    assert taken_up["resources"] == outcome.run.info["resources"]
 
 
 def test_a_run_is_resumed_with_its_own_data_alone(outcome: Outcome, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from raysr.spec import TrainConfig
 HERE = Device("AMD EPYC, family 25 model 17 (2 cores)", "bfloat16")
 OTHER = Device("AMD EPYC, family 26 model 2 (4 cores)", "bfloat16")
 OLDER = Device("AMD EPYC, family 25 model 1 (2 cores)", "float32")
+SHARES = {"use_gpu": False, "workers_per_trial": 1, "cpus_per_worker": 1, "max_concurrent": 2}
 
 
 def begun(run: Path, precision: str = "auto", eval_precision: str = "float32", **info: Any) -> Resumed:
@@ -76,7 +77,7 @@ def test_of_a_run_that_does_not_say_its_precision_the_trials_do(tmp_path: Path) 
     run.check_device(OTHER, use_gpu=False, every_cost_is_frozen=True)
     with pytest.raises(ValueError, match="which came to bfloat16"):
         run.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)
-    run.note("now", OTHER)
+    run.note("now", OTHER, SHARES)
     assert json.loads((tmp_path / "run.json").read_text())["best_precision"] == "bfloat16"
 
 
@@ -98,12 +99,12 @@ def test_seeds_can_be_added_to_a_run_and_are_said_to_be(tmp_path: Path, small_se
     assert read_resumed(again).config.seeds == 3
     more = read_resumed(replace(again, extend_seeds=5))
     assert more.config.seeds == 5
-    more.note("now", HERE)
+    more.note("now", HERE, SHARES)
     written = json.loads((tmp_path / "run.json").read_text())
     assert written["config"]["seeds"] == 5
     assert written["extended"] == [{"at": "now", "seeds": [3, 5]}]
     same = read_resumed(replace(again, extend_seeds=5))  # the same command, after the job was killed
-    same.note("later", HERE)
+    same.note("later", HERE, SHARES)
     assert json.loads((tmp_path / "run.json").read_text())["extended"] == written["extended"]
     assert read_resumed(replace(again, seeds=3, extend_seeds=5)).config.seeds == 5  # a flag of its beginning
     with pytest.raises(ValueError, match=r"--seeds 4 contradicts .* begun with 5: leave it out, or add seeds with"):
@@ -137,7 +138,8 @@ def test_a_resumed_run_runs_as_many_trials_at_a_time_as_is_said_now(tmp_path: Pa
 
 def test_a_run_notes_on_what_it_was_taken_up_again(tmp_path: Path) -> None:
     run = begun(tmp_path, resumed=[{"at": "then", "commit": "abc"}])
-    run.note("now", OTHER)
+    run.note("now", OTHER, SHARES)
     written = json.loads((tmp_path / "run.json").read_text())
     assert [(one["at"], one.get("device")) for one in written["resumed"]] == [("then", None), ("now", OTHER.name)]
+    assert written["resumed"][1]["resources"] == SHARES
     assert written["data"] == {"location": "set"}
