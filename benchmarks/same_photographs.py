@@ -1,0 +1,46 @@
+"""Mean scores of several runs on the validation photographs that all of them have.
+
+    python benchmarks/same_photographs.py --runs docs/results/bsds320 docs/results/bsds320-float32
+
+For runs whose validation sets overlap, as where one takes half of the other's photographs. A network is averaged over
+the seeds that finished in its run, and how many those are stands beside it.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import tyro
+
+from raysr.runs import Run
+
+
+@dataclass(frozen=True)
+class Config:
+    runs: tuple[str, ...]
+    """Folders that jobs/compare.py left."""
+    scores: tuple[str, ...] = ("perceptual", "perceptual_content")
+    """Columns of `images.parquet`."""
+
+
+def at_the_end(run: Run) -> pd.DataFrame:
+    """Scores of the trials that finished."""
+    ended = pd.MultiIndex.from_tuples([(row.arch, row.seed) for row in run.trials if row.status == "finished"])
+    return run.images[pd.MultiIndex.from_frame(run.images[["arch", "seed"]]).isin(ended)]
+
+
+def main() -> None:
+    config = tyro.cli(Config)
+    tables = {folder: at_the_end(Run.read(folder)) for folder in config.runs}
+    shared = set.intersection(*(set(table["image_id"]) for table in tables.values()))
+    print(f"{len(shared)} photographs in all of {len(tables)} runs\n")
+    print("| run | network | seeds |", " | ".join(config.scores), "|")
+    print("|---|---|---|", "---|" * len(config.scores), sep="")
+    for folder, table in tables.items():
+        here: pd.DataFrame = table[table["image_id"].isin(shared)]
+        for arch, rows in here.groupby("arch"):
+            means = " | ".join(f"{mean:.4f}" for mean in rows[list(config.scores)].mean())
+            print(f"| {folder} | {arch} | {rows['seed'].nunique()} | {means} |")
+
+
+if __name__ == "__main__":
+    main()
