@@ -36,11 +36,11 @@ from raysr.cluster import (
 from raysr.device import Device, this_device
 from raysr.losses import PerceptualInfo
 from raysr.presets import CompareConfig
-from raysr.progress import BOARD_S, Board, ProgressDisplay, Snapshot
+from raysr.progress import BOARD_S, Board, ProgressDisplay, Snapshot, remote_update
 from raysr.provenance import now
 from raysr.runs import TrialFiles, TrialRow, unfinished_row
 from raysr.spec import TrialSpec, trial_name
-from raysr.train import BoardReporter, calibration_worker, run_trial, train_worker
+from raysr.train import Reporter, calibration_worker, run_trial, train_worker
 from raysr.trial import Trial
 from raysr.world import World
 
@@ -187,7 +187,7 @@ def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[
     def work() -> None:
         use_assigned_cpus()
         device = torch.device("cuda" if resources.use_gpu else "cpu")
-        run_trial(Trial(spec, World(device=device)), BoardReporter(board))
+        run_trial(Trial(spec, World(device=device)), Reporter(remote_update(board)))
 
     task: Any = ray.remote(work)
     try:

@@ -70,6 +70,23 @@ class Board:
         return Snapshot(list(self.latest.values()), list(self.news))
 
 
+def remote_update(board: Any) -> Callable[[dict[str, Any]], None]:
+    """`Board.update` of the Ray actor that the handle `board` is of.
+
+    At a trial's end it waits until the board knows: the comparison, which may end with the trial, would look too early.
+    A board that has died is nobody to wait for.
+    """
+
+    def update(progress: dict[str, Any]) -> None:
+        import ray  # here: a network is trained where Ray is not installed too
+
+        told = board.update.remote(progress)
+        if progress["phase"] == "ended":
+            ray.wait([told], timeout=BOARD_S)
+
+    return update
+
+
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     """Shows the board until it is left. Without a terminal: one plain line per trial and validation."""
 

@@ -24,7 +24,7 @@ from raysr.models import build_model, find_architecture
 from raysr.objective import smallest_side
 from raysr.pairs import PairSet, to_tensor
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
-from raysr.progress import BOARD_S, Board, Progress, ProgressDisplay
+from raysr.progress import Board, Progress, ProgressDisplay, remote_update
 from raysr.provenance import RunInfo, now
 from raysr.runs import Outcome, Run, Status, TrialFiles, TrialRow, gather, new_run_folder, unfinished_row, write_png
 from raysr.spec import TrainConfig, TrialSpec, count_flops, step_limit
@@ -162,29 +162,12 @@ def time_steps(trial: Trial) -> Timing:
     )
 
 
-class BoardReporter(Reporter):
-    """Tells a board that is a Ray actor. At a trial's end it waits until the board knows: the comparison, which may end
-    with the trial, would read it too early."""
-
-    def __init__(self, board: Any) -> None:
-        """Tell the actor that the handle `board` is of."""
-        super().__init__(board.update.remote)
-
-    def progress(self, progress: Progress) -> None:
-        """Called on rank 0, a few times a second at most. A board that has died is nobody to wait for."""
-        import ray  # here: the loop above runs where Ray is not installed
-
-        told = self.update(asdict(progress))
-        if progress.phase == "ended":
-            ray.wait([told], timeout=BOARD_S)
-
-
-class RayReporter(BoardReporter):
+class RayReporter(Reporter):
     """Tells Ray Train as well. Checkpoints stay ours: whole files that appear at once, on a disk or an object store."""
 
     def validated(self, trial: Trial) -> None:
         """Report the validation; returns when Ray Train has taken it over."""
-        import ray.train
+        import ray.train  # here: the loop above runs where Ray is not installed
 
         point = trial.curve[-1]
         with trial.meter.segment("idle"):
@@ -216,7 +199,7 @@ def train_worker(config: dict[str, Any]) -> None:
     if state is not None:
         with trial.meter.segment("setup"):
             trial.load_state(torch.load(io.BytesIO(state), map_location=trial.device))
-    run_trial(trial, RayReporter(config["board"]))
+    run_trial(trial, RayReporter(remote_update(config["board"])))
 
 
 def calibration_worker(config: dict[str, Any]) -> None:
