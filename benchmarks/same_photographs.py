@@ -12,6 +12,7 @@ import pandas as pd
 import tyro
 
 from raysr.runs import Run
+from raysr.standings import finished
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,10 @@ class Config:
     """Columns of `images.parquet`."""
 
 
-def at_the_end(run: Run) -> pd.DataFrame:
-    """Scores of the trials that finished."""
-    ended = pd.MultiIndex.from_tuples([(row.arch, row.seed) for row in run.trials if row.status == "finished"])
-    return run.images[pd.MultiIndex.from_frame(run.images[["arch", "seed"]]).isin(ended)]
-
-
 def main() -> None:
     config = tyro.cli(Config)
-    tables = {folder: at_the_end(Run.read(folder)) for folder in config.runs}
+    runs = {folder: Run.read(folder) for folder in config.runs}
+    tables = {folder: finished(run, run.images) for folder, run in runs.items()}
     shared = set.intersection(*(set(table["image_id"]) for table in tables.values()))
     print(f"{len(shared)} photographs in all of {len(tables)} runs\n")
     print("| run | network | seeds |", " | ".join(config.scores), "|")
