@@ -1,5 +1,7 @@
 """Shared fixtures. Signatures with shapes are checked while the tests run."""
 
+import copy
+import functools
 import http.client
 import os
 import socket
@@ -19,10 +21,9 @@ CHECKED += ["raysr.protocol", "raysr.judging", "raysr.testsets"]
 
 with install_import_hook(CHECKED, "beartype.beartype"):  # before anything else imports them
     import raysr.judging
-    import raysr.losses
     import raysr.metrics
     import raysr.models  # noqa: F401
-    from raysr import storage
+    from raysr import losses, storage
     from raysr.images import Geometry
     from raysr.manifest import MANIFEST
     from raysr.sources import find_photographs
@@ -61,6 +62,17 @@ def synthetic(seed: int, width: int, height: int, channels: int = 3) -> np.ndarr
     ]
     picture = np.clip(np.stack(planes, axis=-1) + rng.normal(0, 3, (height, width, channels)), 1, 255)
     return picture.astype(np.uint8).squeeze()
+
+
+DRAWN = functools.cache(losses._untrained)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """Copies of one random trunk: to draw VGG16's 138 million weights takes seconds, which test_losses alone spends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "_untrained", lambda trunk: copy.deepcopy(DRAWN(trunk)))
+        yield
 
 
 @pytest.fixture(scope="session")

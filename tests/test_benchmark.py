@@ -7,7 +7,7 @@ import lpips
 import numpy as np
 import pytest
 import torch
-from conftest import synthetic
+from conftest import prepare_here, synthetic
 from PIL import Image
 from pytorch_msssim import ms_ssim, ssim
 from rich.console import Console
@@ -26,7 +26,6 @@ from raysr.judging import Judges, compare_pair, compare_picture, enlarge, judge
 from raysr.losses import load_perceptual
 from raysr.models import build_model
 from raysr.pairs import PairRow, PairSet
-from raysr.prepare import PrepareConfig, prepare
 from raysr.protocol import LITERATURE, PAPER, Protocol, changed, resize_bytes
 from raysr.scoresheet import in_words, json_lines, print_evaluation, write_json
 from raysr.testsets import Listed
@@ -354,11 +353,10 @@ def test_sets_by_unlike_protocols_have_no_common_mean(bundled_set: str, folder: 
 def test_padded_squares_and_tiles_are_scored_by_unlike_protocols(tmp_path: Path) -> None:
     photograph(tmp_path / "mine" / "train" / "a.png", synthetic(0, 40, 30))
     photograph(tmp_path / "mine" / "val" / "b.png", synthetic(1, 40, 36))
-    sets: list[str] = []
-    for fit, fast in (("pad", False), ("tiles", False), ("pad", True)):
-        sets.append(str(tmp_path / f"{fit}{fast}"))
-        geometry = Geometry(hr_px=16, fit=fit, fast_jpeg=fast)
-        prepare(PrepareConfig(source=str(tmp_path / "mine"), out=sets[-1], geometry=geometry))
+    sets = [
+        prepare_here(str(tmp_path / "mine"), tmp_path / f"{fit}{fast}", Geometry(hr_px=16, fit=fit, fast_jpeg=fast))
+        for fit, fast in (("pad", False), ("tiles", False), ("pad", True))
+    ]
     evaluation = evaluate_sets(EvaluateConfig(sets=tuple(sets), perceptual="none"))
     assert [(one.protocol.fit, one.protocol.fast_jpeg) for one in evaluation.sets] == [
         ("pad", False),

@@ -9,6 +9,11 @@ from torch import Tensor
 from raysr.losses import Perceptual, WeightsError, load_alex, load_perceptual
 
 
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once() -> None:
+    """Here every trunk is drawn anew."""
+
+
 @pytest.fixture(scope="module")
 def perceptual() -> Perceptual:
     return load_perceptual("vgg-random")

@@ -194,8 +194,8 @@ def test_two_processes_in_parts_take_the_step_of_one_that_has_all(tmp_path: Path
 
 FAULTS = """
 import ctypes, resource, sys, threading
-from raysr.memory import keep_freed_memory
 if sys.argv[1] == "keep":
+    from raysr.memory import keep_freed_memory
     assert keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]

@@ -29,6 +29,8 @@ from raysr.trial import DEAD_AFTER_CHECKS, Trial
 from raysr.world import World
 
 CONFIG = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
+QUICK = replace(CONFIG, loss="l1")
+"""For tests of many steps that are not about the loss."""
 SILENT = Reporter(lambda progress: None)
 
 
@@ -147,7 +149,7 @@ def test_dear_and_cheap_steps_end_within_one_of_the_budget_through_a_crash(
         if first.meter.charged_seconds > 45:
             raise CrashError
 
-    first = make_trial(budget=budget, step_seconds=lambda step: seconds)
+    first = make_trial(budget=budget, step_seconds=lambda step: seconds, train=QUICK)
     assert first.optimizer is not None
     first.optimizer.register_step_pre_hook(crash)
     with pytest.raises(CrashError):
@@ -155,7 +157,7 @@ def test_dear_and_cheap_steps_end_within_one_of_the_budget_through_a_crash(
     # A worker's last words: what it had spent when the heartbeat came.
     first._last_entry = -1e9
     first.enter("heartbeat")
-    second = make_trial(budget=budget, step_seconds=lambda step: seconds)
+    second = make_trial(budget=budget, step_seconds=lambda step: seconds, train=QUICK)
     second.load_state(torch.load(io.BytesIO(saved[-1])))
     kept = second.meter.charged_seconds
     assert 30 - seconds < kept <= 30
@@ -177,8 +179,8 @@ def test_checkpoints_come_by_the_clock_too_and_a_resumed_trial_goes_on_exactly_t
     make_trial: Callable[..., Trial],
 ) -> None:
     budget = Budget(samples=28)  # 14 steps
-    calm = run_trial(make_trial(budget=budget, run="calm"), SILENT)
-    first = make_trial(budget=budget, checkpoint_every_s=3.0)
+    calm = run_trial(make_trial(budget=budget, run="calm", train=QUICK), SILENT)
+    first = make_trial(budget=budget, checkpoint_every_s=3.0, train=QUICK)
     assert first.optimizer is not None
 
     def crash(*_: object) -> None:
@@ -190,7 +192,7 @@ def test_checkpoints_come_by_the_clock_too_and_a_resumed_trial_goes_on_exactly_t
         run_trial(first, SILENT)
     # By the clock after 3 and 6 steps, by the validation after half (7), by the clock again after 10.
     assert [entry.step for entry in first.ledger.read() if entry.event == "checkpoint"] == [0, 3, 6, 7, 10]
-    second = make_trial(budget=budget, checkpoint_every_s=3.0)
+    second = make_trial(budget=budget, checkpoint_every_s=3.0, train=QUICK)
     second.load_state(torch.load(io.BytesIO(second.files.read_state() or b"")))
     assert second.step == 10
     row = run_trial(second, SILENT)
@@ -407,7 +409,7 @@ def test_progress_tells_how_long_the_rest_will_take(make_trial: Callable[..., Tr
 
 
 def test_every_network_finishes_its_schedule_whatever_its_steps_cost(make_trial: Callable[..., Trial]) -> None:
-    config = replace(CONFIG, schedule="cosine", warmup=0.1)
+    config = replace(QUICK, schedule="cosine", warmup=0.1)
     for seconds in (0.1, 0.37):
         trial = make_trial(budget=Budget(gpu_seconds=10), step_seconds=lambda step, s=seconds: s, train=config)
         rates: list[float] = []
