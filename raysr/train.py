@@ -56,7 +56,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
     """
     status: Status = "finished"
     trial.begin()
-    if trial.step == 0 and trial.trainable:
+    if trial.trainable and not trial.curve:
         _validate(trial, reporter)
     shown = 0.0
     while steps := trial.steps_to_go():

@@ -225,6 +225,22 @@ def test_a_trial_killed_between_its_last_validation_and_its_row_keeps_its_curve(
     ]
 
 
+def test_a_trial_resumed_before_its_first_step_does_not_validate_there_again(make_trial: Callable[..., Trial]) -> None:
+    class Die(Reporter):
+        def validated(self, trial: Trial) -> None:
+            raise CrashError
+
+    first, second = (make_trial(budget=Budget(samples=4), train=replace(QUICK, evaluate_at=())) for _ in range(2))
+    with pytest.raises(CrashError):
+        run_trial(first, Die(lambda progress: None))
+    second.load_state(torch.load(io.BytesIO(second.files.read_state() or b"")))
+    row = run_trial(second, SILENT)
+    validations = [(entry.attempt, entry.step) for entry in second.ledger.read() if entry.event == "validation"]
+    assert validations == [(1, 0), (2, 2)]
+    assert [point.step for point in second.curve] == [0, 2]
+    assert row.perceptual_start == first.curve[0].perceptual
+
+
 def test_at_a_frozen_cost_unlike_clocks_leave_the_same_trial(make_trial: Callable[..., Trial]) -> None:
     frozen = StepCost(start_seconds=2, step_seconds=0.8)
     config = replace(CONFIG, schedule="cosine", warmup=0.1)
