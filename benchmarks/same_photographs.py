@@ -21,6 +21,8 @@ class Config:
     """Folders that jobs/compare.py left."""
     scores: tuple[str, ...] = ("perceptual", "perceptual_content")
     """Columns of `images.parquet`."""
+    seeds: tuple[int, ...] = ()
+    """These alone; all of them when none is named."""
 
 
 def main() -> None:
@@ -33,6 +35,7 @@ def main() -> None:
     print("|---|---|---|", "---|" * len(config.scores), sep="")
     for folder, table in tables.items():
         here: pd.DataFrame = table[table["image_id"].isin(shared)]
+        here = here[here["seed"].isin(config.seeds)] if config.seeds else here
         for arch, rows in here.groupby("arch"):
             means = " | ".join(f"{mean:.4f}" for mean in rows[list(config.scores)].mean())
             print(f"| {folder} | {arch} | {rows['seed'].nunique()} | {means} |")

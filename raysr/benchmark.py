@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torchvision.models import VGG16_Weights
@@ -104,7 +104,8 @@ def load_judges(config: EvaluateConfig, device: torch.device) -> tuple[Judges, P
 
 @dataclass(frozen=True, kw_only=True)
 class PictureScore:
-    """Scores of one picture; None where it is too small, or where nothing at hand can judge."""
+    """Scores of one picture; None where it is too small, or where nothing at hand can judge, and no number where the
+    network's picture has none."""
 
     image_id: str
     set: str
@@ -226,6 +227,7 @@ class _Bench:
             raise ValueError(f"{folder} is a prepared set and holds luminance alone: --colour rgb needs pictures")
         own = {name: getattr(geometry, name) for name in ("fit", "kernel", "y_range", "fast_jpeg")}
         own |= {"y_bits": "bytes", "square_px": geometry.hr_px, "perceptual": self.weights}
+        self._refuse_contradictions(folder, own)
         protocol = changed(self.config.protocol_named("paper"), **own)
         tasks = (
             (
@@ -236,6 +238,16 @@ class _Bench:
         )
         scores, complete = self.score(tasks, protocol)
         return SetResult(name=folder, protocol=protocol, pictures=scores, inputs=None, complete=complete)
+
+    def _refuse_contradictions(self, folder: str, own: dict[str, Any]) -> None:
+        if self.config.inputs or self.config.remake_inputs:
+            flag = "--inputs" if self.config.inputs else "--remake-inputs"
+            raise ValueError(f"{folder} is a prepared set, and its inputs are part of it: leave {flag} out")
+        for name in ("kernel", "y_range", "y_bits"):
+            asked = getattr(self.config, name)
+            if asked not in (None, own[name]):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{folder} was prepared with {flag} {own[name]}, got {flag} {asked}: leave it out")
 
     def score(self, tasks: Iterable[Task], protocol: Protocol) -> tuple[tuple[PictureScore, ...], bool]:
         """The scores of each picture, or the reason why it has none; and whether all had their turn before Ctrl-C."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raysr import storage
 from raysr.evaluate import kernels_of, lay_channels_last
-from raysr.models import CHECKPOINT, MODELS, build_model, count_parameters, find_architecture, parse_arch
+from raysr.models import CHECKPOINT, build_model, count_parameters, find_architecture, parse_arch
 from raysr.models.pretrained import (
     SUFFIXES,
     CheckpointError,
@@ -91,7 +91,7 @@ def load_upscaler(
 
 def _from_file(model: str, device: torch.device, arch: str | None, sha256: str | None) -> Upscaler:
     if not storage.exists(model):
-        raise CheckpointError(f"no file {model}; names of architectures that need none: {_nameable()}")
+        raise CheckpointError(f"no file {model}; names of architectures that need none: {BICUBIC}")
     data = read_network(model, sha256)
     if not is_network_file(model, ".safetensors"):
         return _community(model, data, device)
@@ -101,10 +101,6 @@ def _from_file(model: str, device: torch.device, arch: str | None, sha256: str |
         raise CheckpointError(f"{model} is no safetensors file: {error}") from error
     header = header_of(model, data)
     return _ours(model, tensors, header, device, arch) if "arch" in header else _community(model, data, device)
-
-
-def _nameable() -> str:
-    return ", ".join(name for name in MODELS if count_parameters(build_model(name, 2)) == 0)
 
 
 def _ours(

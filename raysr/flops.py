@@ -84,7 +84,7 @@ def count_arch(model: nn.Module, perceptual: nn.Module, hr_px: int, scale: int, 
     return StepFlops(found.network * area, found.total * area, found.uncounted)
 
 
-def count_forward(model: nn.Module, lr_px: int) -> float:
+def count_forward(model: nn.Module, lr_px: int, channels: int = 1) -> float:
     """Multiply-adds of enlarging one square of `lr_px` pixels, in `eval()`; nothing is computed and nothing changed."""
     # Tensors without data, not the device `meta`, which autocast does not know.
     fake = FakeTensorMode()
@@ -92,5 +92,5 @@ def count_forward(model: nn.Module, lr_px: int) -> float:
         network = copy.deepcopy(model).eval()
     # With gradients: without, what is large is computed in strips, whose halos would be counted twice.
     with fake, torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 1, lr_px, lr_px))
+        network(torch.zeros(1, channels, lr_px, lr_px))
     return counter.get_total_flops() / 2

@@ -1,7 +1,9 @@
 """One picture through a network, beside its target, by a protocol."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,12 +15,14 @@ from torch import Tensor
 from raysr.checkpoints import Upscaler
 from raysr.images import Box, Geometry, PictureError, make_pairs
 from raysr.losses import Perceptual
-from raysr.metrics import MS_SSIM_MIN_PX, Scores, score
+from raysr.metrics import Scores, score
 from raysr.pairs import PairRow, to_tensor, to_y
 from raysr.protocol import RGB, Protocol, luminance_of, resize, resize_bytes, whole_bytes, with_chroma_of
-from raysr.testsets import Listed, open_picture
+from raysr.testsets import UNUSED, Listed, open_picture
 
 Input = Literal["made", "given", "prepared"]
+
+NO_NUMBERS = "the network's picture has values that are no numbers"
 
 
 class Judges(NamedTuple):
@@ -51,7 +55,10 @@ def compare_picture(upscaler: Upscaler, picture: Listed, protocol: Protocol, *, 
     """
     scale = upscaler.scale
     if protocol.square_px is not None:
-        return _compare_square(upscaler, picture, protocol, protocol.square_px)
+        found = _compare_square(upscaler, picture.target, protocol, protocol.square_px)
+        given = picture.given if use_given else None
+        note = None if given is None else f"{given.name}{UNUSED}the input is made from the square"
+        return found._replace(note=note)
     hr, lr, note = open_picture(picture, scale, use_given=use_given)
     height, width = hr.shape[:2]
     small = resize_bytes(hr, width // scale, height // scale, protocol.kernel) if lr is None else lr
@@ -61,7 +68,7 @@ def compare_picture(upscaler: Upscaler, picture: Listed, protocol: Protocol, *, 
     return Comparison(sr, target, box, "made" if lr is None else "given", note)
 
 
-def _compare_square(upscaler: Upscaler, picture: Listed, protocol: Protocol, side: int) -> Comparison:
+def _compare_square(upscaler: Upscaler, photograph: Path, protocol: Protocol, side: int) -> Comparison:
     """The photograph fitted into a square as `jobs/prepare.py` does it."""
     if protocol.fit == "tiles":
         raise PictureError("it has many tiles: prepare a set of them with jobs/prepare.py, and score that")
@@ -75,10 +82,9 @@ def _compare_square(upscaler: Upscaler, picture: Listed, protocol: Protocol, sid
         y_range=protocol.y_range,
         fast_jpeg=protocol.fast_jpeg,
     )
-    (pair,) = make_pairs(_bytes(picture.target), geometry).pairs
-    row = PairRow(picture.image_id, picture.image_id, pair.hr, pair.lr, pair.content_box, protocol.y_range)
-    note = None if picture.given is None else f"{picture.given.name} was not used: the input is made from the square"
-    return compare_pair(upscaler, row, protocol)._replace(input="made", note=note)
+    (pair,) = make_pairs(_bytes(photograph), geometry).pairs
+    row = PairRow(photograph.name, photograph.name, pair.hr, pair.lr, pair.content_box, protocol.y_range)
+    return compare_pair(upscaler, row, protocol)._replace(input="made")
 
 
 def _bytes(file: Path) -> bytes:
@@ -175,6 +181,9 @@ def judge(comparison: Comparison, protocol: Protocol, judges: Judges) -> tuple[S
     y_range = "full" if protocol.colour == "rgb" else protocol.y_range
     with _memory_for(comparison.hr):
         scores = score(sr, hr, judges.perceptual, judges.alex, y_range)
-    side = min(hr.shape[-2:])
-    small = f"{side} pixels are too few for ms_ssim" if side < MS_SSIM_MIN_PX else None
-    return scores, "; ".join(note for note in (comparison.note, small) if note) or None
+    values = asdict(scores)
+    absent = {"perceptual": judges.perceptual is None, "lpips_alex": judges.alex is None}
+    missing = [name for name, value in values.items() if value is None and not absent.get(name)]
+    small = f"{min(hr.shape[-2:])} pixels are too few for {', '.join(missing)}" if missing else None
+    broken = None if all(value is None or math.isfinite(value) for value in values.values()) else NO_NUMBERS
+    return scores, "; ".join(note for note in (comparison.note, small, broken) if note) or None

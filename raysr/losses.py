@@ -63,11 +63,12 @@ def load_perceptual(weights: PerceptualWeights, vgg_weights: str | None = None) 
         if vgg_weights is not None:
             raise WeightsError(f"--vgg-weights {vgg_weights} contradicts --perceptual vgg-random; leave one out")
         network = _untrained("vgg")
-        # Scores of a random trunk are never called LPIPS: its features were not learned from anything.
+        # Scores of a random trunk are never called LPIPS alone: its features were not learned from anything.
         return Perceptual(network, PerceptualInfo(name="LPIPS (random VGG)", weights_sha256=_digest(network.net)))
     network, official = _pretrained("vgg", vgg_weights)
     digest = _digest(network.net)
-    name = "LPIPS (VGG)" if official else f"LPIPS (VGG weights {digest[:8]} from {Path(str(vgg_weights)).name})"
+    file = _cached("vgg") if vgg_weights is None else Path(vgg_weights)
+    name = "LPIPS (VGG)" if official else f"LPIPS (VGG weights {digest[:8]} from {file.name})"
     return Perceptual(network, PerceptualInfo(name=name, weights_sha256=digest))
 
 
@@ -138,7 +139,7 @@ def _download(trunk: Literal["vgg", "alex"]) -> Path:
     except (URLError, OSError, RuntimeError) as error:
         raise WeightsError(
             f"the pretrained VGG16 could not be downloaded ({error}). Either give the file {_url(trunk)} with "
-            f"--vgg-weights FILE, or train and score with a random trunk: --perceptual vgg-random (never called LPIPS)"
+            f"--vgg-weights FILE, or train and score with a random trunk: --perceptual vgg-random"
         ) from error
     return path
 

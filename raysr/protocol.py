@@ -19,7 +19,11 @@ RGB = UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """An evaluation protocol. It has no defaults: a score means something only beside all of these."""
+    """An evaluation protocol. It has no defaults: a score means something only beside all of these.
+
+    The same in all of them: an input that is made here is rounded to 8 bits, and what the model gives is cut to the
+    range from black to white.
+    """
 
     name: str
     """Of a named protocol; one that was changed says how: `literature (y_range=full)`."""

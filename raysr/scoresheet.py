@@ -1,6 +1,7 @@
 """An evaluation as a table and as JSON lines."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from raysr import storage
-from raysr.benchmark import Evaluation, SetResult
+from raysr.benchmark import Evaluation, PictureScore, SetResult
 from raysr.evaluate import SCORE_NAMES, mean_scores
+from raysr.judging import NO_NUMBERS
 from raysr.losses import Perceptual
 from raysr.protocol import Protocol
+from raysr.testsets import UNUSED
 
 DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "perceptual": 4, "lpips_alex": 4}
 
@@ -83,13 +86,23 @@ def _remarks(evaluation: Evaluation) -> Iterator[str]:
         for one in result.pictures:
             if one.error is not None:
                 yield f"{result.name}: {one.image_id} left out: {one.error}"
-            elif one.note is not None and "not used" in one.note:
-                yield f"{result.name}: {one.image_id}: {one.note}"
+        yield from _notes(result)
+
+
+def _notes(result: SetResult) -> Iterator[str]:
+    """Pictures with one reason in one line; that a picture is small for a score stands beside its mean."""
+    alike: dict[str, list[PictureScore]] = {}
+    for one in result.scored:
+        if one.note is not None and (UNUSED in one.note or NO_NUMBERS in one.note):
+            alike.setdefault(one.note.partition(UNUSED)[2] or one.note, []).append(one)
+    for first, *others in alike.values():
+        more = f", first of {1 + len(others)} alike" if others else ""
+        yield f"{result.name}: {first.image_id}{more}: {first.note}"
 
 
 def write_json(evaluation: Evaluation, location: str) -> None:
     """A line per picture, and a last one whose image_id is `mean`, each with its protocol; raises OSError."""
-    lines = [json.dumps(line) for line in json_lines(evaluation)]
+    lines = [json.dumps(line, allow_nan=False) for line in json_lines(evaluation)]
     storage.write_text(storage.absolute(location), "\n".join(lines) + "\n")
 
 
@@ -106,7 +119,7 @@ def json_lines(evaluation: Evaluation) -> list[dict[str, Any]]:
         **_info("lpips_alex", judges.alex),
     }
     lines = [
-        asdict(one) | common | {"protocol": asdict(result.protocol)}
+        _finite(asdict(one)) | common | {"protocol": asdict(result.protocol)}
         for result in evaluation.sets
         for one in result.pictures
     ]
@@ -124,6 +137,13 @@ def json_lines(evaluation: Evaluation) -> list[dict[str, Any]]:
     protocol = asdict(protocols.pop()) if len(protocols) == 1 else None
     mean = {"image_id": "mean", **mean_scores(every, SCORE_NAMES)}
     return [*lines, mean | common | {"pictures": len(every), "protocol": protocol, "sets": sets}]
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no word for what is no number; the note says it."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+    }
 
 
 def _info(key: str, judge: Perceptual | None) -> dict[str, str | None]:

@@ -14,8 +14,11 @@ from raysr.sources import READ, SUFFIXES
 TARGET_FOLDERS = ("HR", "DIV2K_valid_HR", "image_SRF_{scale}", "GTmod{scale}", "GTmod12", "GT", "original")
 """Folders of a set that hold its targets: EDSR's, DIV2K's, SelfExSR's and BasicSR's names for them."""
 
-INPUT_FOLDERS = ("{lr}/X{scale}", "{lr}/x{scale}", "LRbicx{scale}", "LR/X{scale}", "LR/x{scale}")
+INPUT_FOLDERS = ("{lr}/X{scale}", "{lr}/x{scale}", "LRbicx{scale}", "LR/X{scale}", "LR/x{scale}", "LR_bicubic/X{scale}")
 """Folders beside the targets' that hold the inputs; {lr} is the targets' own name with LR_bicubic for HR."""
+
+UNUSED = " was not used: "
+"""Between a counterpart's name and the reason, in a note."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -137,11 +140,11 @@ def open_picture(picture: Listed, scale: int, *, use_given: bool = True) -> Open
     try:
         lr = _read(picture.given)
     except PictureError as error:
-        return Opened(hr, None, f"{picture.given.name} was not used: {error}")
+        return Opened(hr, None, f"{picture.given.name}{UNUSED}{error}")
     expected = f"{width // scale} x {height // scale}"
     if lr.shape[:2] != (height // scale, width // scale):
         reason = f"it has {lr.shape[1]} x {lr.shape[0]} pixels where {expected} are expected"
-        return Opened(hr, None, f"{picture.given.name} was not used: {reason}")
+        return Opened(hr, None, f"{picture.given.name}{UNUSED}{reason}")
     return Opened(hr, lr, None)
 
 

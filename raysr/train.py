@@ -233,7 +233,8 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
     for spec in specs:
         if TrialFiles(spec.run, spec.arch, spec.seed).read_row() is not None:
             continue  # of a run that goes on: what has ended needs nothing any more
-        _check_network(spec.arch, pairs.geometry.scale)
+        px = MIN_SIDE_PX if spec.untrained else min(MIN_SIDE_PX, side // pairs.geometry.scale)
+        _check_network(spec.arch, pairs.geometry.scale, px)
         if not spec.untrained:
             step_limit(spec, batches, count_flops(spec, batches, perceptual) if perceptual else None)
     picture = val.read_group(0)[0]
@@ -243,14 +244,14 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
     return picture.image_id
 
 
-def _check_network(arch: str, scale: int) -> None:
-    """Raise ValueError unless the network gives a picture of `scale` times the size."""
-    lr = torch.zeros(1, 1, MIN_SIDE_PX, MIN_SIDE_PX)
+def _check_network(arch: str, scale: int, px: int) -> None:
+    """Raise ValueError unless the network takes a square of `px` pixels and gives one of `scale` times the side."""
+    lr = torch.zeros(1, 1, px, px)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model = build_model(arch, scale).eval()
         with fast_layout(model, lr.device):  # as it will be validated
             sr = model(lr)
-    wanted = (1, 1, MIN_SIDE_PX * scale, MIN_SIDE_PX * scale)
+    wanted = (1, 1, px * scale, px * scale)
     if not isinstance(sr, Tensor) or tuple(sr.shape) != wanted or not sr.is_floating_point():
         gave = f"{sr.dtype} {list(sr.shape)}" if isinstance(sr, Tensor) else type(sr).__name__
         raise ValueError(f"{arch} must turn {list(lr.shape)} into floats {list(wanted)} at scale {scale}, gave {gave}")

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lpips
@@ -22,8 +22,8 @@ from raysr.benchmark import EvaluateConfig, Evaluation, evaluate_sets
 from raysr.checkpoints import Upscaler
 from raysr.evaluate import evaluate, mean_scores
 from raysr.images import Box, Geometry, PictureError, imresize, luminance, make_pairs
-from raysr.judging import Judges, compare_pair, compare_picture, enlarge, judge
-from raysr.losses import load_perceptual
+from raysr.judging import NO_NUMBERS, Comparison, Judges, compare_pair, compare_picture, enlarge, judge
+from raysr.losses import load_alex, load_perceptual
 from raysr.models import build_model
 from raysr.pairs import PairRow, PairSet
 from raysr.protocol import LITERATURE, PAPER, Protocol, changed, resize_bytes
@@ -187,7 +187,12 @@ def test_vgg_and_alex_weights_that_are_at_hand_are_used(folder: Path, tmp_path: 
     assert str(line["perceptual_name"]).startswith("LPIPS (VGG weights ")
     assert str(line["lpips_alex_name"]).startswith("LPIPS (Alex weights ")
     assert line["protocol"]["perceptual"] == "vgg"
-    assert 0 < line["lpips_alex"] < 1
+    line = by_name(evaluate_sets(config))["astronaut.png"]
+    sr, hr = (picture.float() / 255 for picture in scored_pixels(folder, "rgb"))
+    theirs = load_alex(str(alex))
+    assert theirs is not None
+    with torch.no_grad():
+        assert line["lpips_alex"] == pytest.approx(theirs.network(sr, hr, normalize=True).item(), abs=1e-5)
 
 
 def test_a_luminance_network_sees_luminance_alone_and_colours_take_the_inputs_chroma() -> None:
@@ -315,6 +320,28 @@ def test_a_prepared_set_knows_its_own_kernel_and_range_and_has_no_colours(bundle
         evaluate_sets(EvaluateConfig(sets=(bundled_set,), scale=3))
 
 
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"kernel": "matlab"}, "was prepared with --kernel pillow, got --kernel matlab: leave it out"),
+        ({"y_range": "limited"}, "was prepared with --y-range full, got --y-range limited"),
+        ({"y_bits": "float"}, "was prepared with --y-bits bytes, got --y-bits float"),
+        ({"inputs": ("here",)}, "its inputs are part of it: leave --inputs out"),
+        ({"remake_inputs": True}, "its inputs are part of it: leave --remake-inputs out"),
+    ],
+)
+def test_a_prepared_set_cannot_be_asked_to_be_another(
+    asked: dict[str, object], complaint: str, bundled_set: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        evaluate_sets(EvaluateConfig(sets=(bundled_set,), perceptual="none", **asked))
+
+
+def test_what_a_prepared_set_is_may_be_said(small_set: str) -> None:
+    config = EvaluateConfig(sets=(small_set,), perceptual="none", kernel="pillow", y_range="full", y_bits="bytes")
+    assert evaluate_sets(config).sets[0].protocol.name == "paper (square_px=32, perceptual=none)"
+
+
 def test_a_network_of_colours_gets_prepared_luminance_in_all_three() -> None:
     hr = synthetic(1, 32, 32, 1)
     row = PairRow("a", "a", hr, hr[::2, ::2].copy(), Box(0, 0, 32, 32), "full")
@@ -384,6 +411,56 @@ def test_a_picture_too_large_for_the_device_is_listed() -> None:
             enlarge(upscaler(network, 1), synthetic(2, 20, 16), LITERATURE)
     with pytest.raises(RuntimeError, match="something else"):
         enlarge(upscaler(broken, 1), synthetic(2, 20, 16), LITERATURE)
+
+
+def test_a_picture_of_no_numbers_has_no_score_and_no_mean_and_its_note_says_why(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverged = upscaler(lambda lr: doubled(lr) * float("nan"), 1)
+    monkeypatch.setattr("raysr.benchmark.load_upscaler", lambda *_: diverged)
+    found = evaluate_sets(EvaluateConfig(sets=(str(folder),), perceptual="none"))
+    write_json(found, str(tmp_path / "scores.jsonl"))
+    assert "NaN" not in (tmp_path / "scores.jsonl").read_text()
+    lines = by_name(found)
+    assert (lines["astronaut.png"]["psnr"], lines["astronaut.png"]["note"]) == (None, NO_NUMBERS)
+    assert lines["mean"]["psnr"] is None
+    console = Console(width=200)
+    with console.capture() as capture:
+        print_evaluation(found, console)
+    assert f"astronaut.png, first of 2 alike: {NO_NUMBERS}" in capture.get()
+
+
+def test_counterparts_that_a_square_cannot_take_are_told_of_in_one_line(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        photograph(tmp_path / "mine" / f"{name}.png", synthetic(0, 30, 20))
+        photograph(tmp_path / "mine" / f"{name}x2.png", synthetic(0, 15, 10))
+    for remake, told in (
+        (False, "a.png, first of 2 alike: ax2.png was not used: the input is made"),
+        (True, "2 inputs"),
+    ):
+        config = EvaluateConfig(sets=(str(tmp_path / "mine"),), protocol="paper", perceptual="none")
+        console = Console(width=200)
+        with console.capture() as capture:
+            print_evaluation(evaluate_sets(replace(config, remake_inputs=remake)), console)
+        assert told in capture.get()
+        assert ("not used" in capture.get()) != remake
+
+
+def test_what_a_picture_is_too_small_for_stands_in_its_note() -> None:
+    grey = torch.zeros(1, 1, 10, 40)
+    comparison = Comparison(grey, grey, Box(0, 0, 40, 10), "made", None)
+    perceptual = load_perceptual("vgg-random")
+    for judges, missing in ((NO_JUDGES, "ms_ssim, ssim"), (Judges(perceptual, None), "perceptual, ms_ssim, ssim")):
+        assert judge(comparison, LITERATURE, judges)[1] == f"10 pixels are too few for {missing}"
+
+
+def test_a_picture_too_small_for_the_network_is_listed(tmp_path: Path) -> None:
+    photograph(tmp_path / "mine" / "large.png", synthetic(0, 40, 36))
+    photograph(tmp_path / "mine" / "small.png", synthetic(0, 40, 16))
+    file, _ = checkpoint(tmp_path, "hat(width=60, groups=1)")
+    lines = by_name(evaluate_sets(EvaluateConfig(sets=(str(tmp_path / "mine"),), model=file, perceptual="none")))
+    assert lines["small.png"]["error"] == "20 x 8 pixels are too few for HAT, which takes 9 a side and more"
+    assert lines["large.png"]["error"] is None
 
 
 def greedy(*pictures: torch.Tensor) -> torch.Tensor:

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import lpips
@@ -145,9 +146,16 @@ def test_without_file_cache_and_network_both_ways_out_are_named(
 def test_weights_in_the_cache_are_taken_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    torch.save(trunk_state("vgg", 3), tmp_path / "checkpoints" / "vgg16-397923af.pth")
+    file = tmp_path / "checkpoints" / "vgg16-397923af.pth"
+    torch.save(trunk_state("vgg", 3), file)
     # Its name promises a hash that these bytes do not have: it is not called LPIPS (VGG).
-    assert "LPIPS (VGG)" not in load_perceptual("vgg").info.name
+    info = load_perceptual("vgg").info
+    assert info.name == f"LPIPS (VGG weights {info.weights_sha256[:8]} from {file.name})"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    right = file.rename(file.with_name(f"vgg16-{digest[:8]}.pth"))
+    monkeypatch.setattr("raysr.losses._url", lambda trunk: f"https://example.org/{right.name}")
+    for given in (None, str(right)):
+        assert load_perceptual("vgg", given).info.name == "LPIPS (VGG)"
 
 
 def test_random_weights_and_a_file_contradict_each_other(vgg_file: Path) -> None:

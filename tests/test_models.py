@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raysr.flops import count_forward
+from raysr.images import PictureError
 from raysr.losses import load_perceptual
 from raysr.models import MODELS, build_model, count_parameters, file_name, find_architecture
 from raysr.models.edsr import MDSR
@@ -66,7 +67,7 @@ PARAMETERS = {
 """Trainable ones at x2 for luminance, but for those of COUNTED_HERE as in the literature; networks published for RGB
 are checked in that form below."""
 
-COUNTED_HERE = {"mdsr", "unet", "compact", "plksr_tiny"}
+COUNTED_HERE = {"mdsr", "unet", "span", "compact", "plksr_tiny"}
 """Networks of which nobody printed these numbers for luminance: here they only keep a change from going unseen."""
 
 GMAC = {
@@ -90,7 +91,7 @@ GMAC = {
     "hat": "1622",
     "plksr_tiny": "154",
 }
-"""Of one picture from 256 to 512 pixels, deployed; the Inverted U-Nets as they run, fused."""
+"""Of one picture from 256 to 512 pixels and luminance alone, deployed; the Inverted U-Nets as they run, fused."""
 
 WINDOWED = {"swinir_light", "swinir", "hat"}
 """Networks that pad to whole windows by reflection, which a picture smaller than the window may be too small for."""
@@ -130,6 +131,20 @@ def assert_counts(arch: str) -> None:
 @pytest.mark.parametrize(("arch", "gmac"), [("inverted_unet3", 214), ("inverted_unet4", 895)])
 def test_the_plain_form_of_the_inverted_unet_multiplies_as_often_as_its_definition_says(arch: str, gmac: int) -> None:
     assert round(count_forward(build_model(f"{arch}(fused=False)", 2), 256) / 1e9) == gmac
+
+
+@pytest.mark.parametrize(("arch", "gmac"), [("swinir", 817), ("hat", 1622)])
+def test_the_transformers_multiply_as_often_as_published_in_their_form_for_colours(arch: str, gmac: int) -> None:
+    assert round(count_forward(build_model(f"{arch}(channels=3)", 2), 256, channels=3) / 1e9) == gmac
+
+
+@pytest.mark.parametrize(("arch", "least"), [("swinir_light", 5), ("hat(width=60, groups=1)", 9)])
+def test_a_picture_too_small_for_the_windows_of_a_transformer_is_refused_with_the_reason(arch: str, least: int) -> None:
+    model = seeded(arch)
+    with torch.no_grad():
+        assert model(torch.rand(1, 1, least, 20)).shape == (1, 1, 2 * least, 40)
+        with pytest.raises(PictureError, match=f"20 x {least - 1} pixels are too few for .*, which takes {least} a"):
+            model(torch.rand(1, 1, least - 1, 20))
 
 
 @pytest.mark.parametrize(

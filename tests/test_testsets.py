@@ -29,6 +29,7 @@ LAYOUTS = {
     "SelfExSR": ("Urban100", "Urban100/image_SRF_2/img_001_SRF_2_HR.png", "Urban100/image_SRF_2/img_001_SRF_2_LR.png"),
     "SelfExSR, flat": ("BSD100", "BSD100/img_001_SRF_2_HR.png", "BSD100/img_001_SRF_2_LR.png"),
     "DIV2K": ("DIV2K_valid_HR", "DIV2K_valid_HR/0801.png", "DIV2K_valid_LR_bicubic/X2/0801x2.png"),
+    "BasicSR, uncut": ("Set14", "Set14/original/zebra.png", "Set14/LR_bicubic/X2/zebrax2.png"),
     "BasicSR": ("Set14", "Set14/GTmod12/zebra.png", "Set14/LRbicx2/zebra.png"),
     "beside each other": ("mine", "mine/cat.png", "mine/catx2.png"),
     "beside each other, by words": ("mine", "mine/cat.png", "mine/cat_LR.png"),

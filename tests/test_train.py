@@ -64,6 +64,12 @@ def test_a_network_that_does_not_enlarge_is_refused_before_it_trains(small_set: 
         train_one(config, Console(file=io.StringIO()))
 
 
+def test_crops_too_small_for_a_network_are_refused_before_it_trains(small_set: str, tmp_path: Path) -> None:
+    config = TrainOneConfig(arch="hat(width=60, groups=1)", data=small_set, out=str(tmp_path / "runs"), train=TRAIN)
+    with pytest.raises(ValueError, match=r"8 x 8 pixels are too few for HAT, which takes 9 a side and more"):
+        train_one(config, Console(file=io.StringIO()))
+
+
 def thirds_only(scale: int) -> nn.Module:
     """A network of the user's own that there is for one scale alone."""
     if scale != 3:

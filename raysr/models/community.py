@@ -8,18 +8,22 @@ built: it knows forty others, and importing them takes seconds.
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from raysr.images import PictureError
 
 
 def span(scale: int, features: int = 48) -> nn.Module:
     """SPAN (Wan et al. 2024) with six attention blocks of `features` channels.
 
     In training each 3x3 convolution is four (1x1, 3x3, 1x1, and a 1x1 beside them); in `eval()` they are folded into
-    the one that is deployed, anew for each picture, which its time at inference includes. `norm=False`: no shift by the
-    RGB mean and no range of 255, which are for colour.
+    the one that is deployed, anew for each picture, which its time at inference includes. Of the 2,213,240 parameters
+    that are published 1,817,864 train, for the folded ones are among them; what is deployed has 406,372. `norm=False`:
+    no shift by the RGB mean and no range of 255, which are for colour.
     """
     from spandrel.architectures.SPAN import SPAN
 
@@ -48,28 +52,29 @@ def swinir(
 ) -> nn.Module:
     """SwinIR (Liang et al. 2021) for classical super-resolution: `groups` of six layers, windows of 8.
 
-    Pads to whole windows inside and crops, from 5 pixels a side. The authors train with `drop_path_rate=0.1`, which
-    leaves out layers at random; off here, so that a step is the same work each time. `channels=3` is the published
-    form, for counting.
+    Pads to whole windows inside and crops; raises PictureError below 5 pixels a side. The authors train with
+    `drop_path_rate=0.1`, which leaves out layers at random; off here, so that a step is the same work each time.
+    `channels=3` is the published form, for counting.
     """
     from spandrel.architectures.SwinIR import SwinIR
 
     with _old_meshgrid():
-        return SwinIR(
+        network = SwinIR(
             **_transformer(scale, channels, width, groups, drop_path_rate), window_size=8, upsampler=upsampler
         )
+    return _from_half_a_window(network, 8)
 
 
 def hat(scale: int, channels: int = 1, width: int = 180, groups: int = 6, drop_path_rate: float = 0.0) -> nn.Module:
     """HAT (Chen et al. 2023): SwinIR's frame, windows of 16 that overlap, and attention over channels.
 
-    Pads to whole windows inside and crops, from 9 pixels a side. DropPath is off by default and `channels=3` for
-    counting, as in `swinir`.
+    Pads to whole windows inside and crops; raises PictureError below 9 pixels a side. DropPath is off by default and
+    `channels=3` for counting, as in `swinir`.
     """
     from spandrel.architectures.HAT import HAT
 
     with _old_meshgrid():
-        return HAT(
+        network = HAT(
             **_transformer(scale, channels, width, groups, drop_path_rate),
             window_size=16,
             compress_ratio=3,
@@ -77,6 +82,21 @@ def hat(scale: int, channels: int = 1, width: int = 180, groups: int = 6, drop_p
             conv_scale=0.01,
             overlap_ratio=0.5,
             upsampler="pixelshuffle",
+        )
+    return _from_half_a_window(network, 16)
+
+
+def _from_half_a_window(network: nn.Module, window: int) -> nn.Module:
+    """`network`, which says so where a picture is too small to be reflected up to a whole window."""
+    network.register_forward_pre_hook(partial(_check_sides, window // 2 + 1))
+    return network
+
+
+def _check_sides(least: int, network: nn.Module, args: tuple[Tensor, ...]) -> None:
+    height, width = args[0].shape[-2:]
+    if min(height, width) < least:
+        raise PictureError(
+            f"{width} x {height} pixels are too few for {type(network).__name__}, which takes {least} a side and more"
         )
 
 
