@@ -139,7 +139,7 @@ def _download(trunk: Literal["vgg", "alex"]) -> Path:
     except (URLError, OSError, RuntimeError) as error:
         raise WeightsError(
             f"the pretrained VGG16 could not be downloaded ({error}). Either give the file {_url(trunk)} with "
-            f"--vgg-weights FILE, or train and score with a random trunk: --perceptual vgg-random"
+            "--vgg-weights FILE, or train and score with a random trunk: --perceptual vgg-random"
         ) from error
     return path
 
