@@ -65,11 +65,7 @@ def load_perceptual(weights: PerceptualWeights, vgg_weights: str | None = None) 
         network = _untrained("vgg")
         # Scores of a random trunk are never called LPIPS alone: its features were not learned from anything.
         return Perceptual(network, PerceptualInfo(name="LPIPS (random VGG)", weights_sha256=_digest(network.net)))
-    network, official = _pretrained("vgg", vgg_weights)
-    digest = _digest(network.net)
-    file = _cached("vgg") if vgg_weights is None else Path(vgg_weights)
-    name = "LPIPS (VGG)" if official else f"LPIPS (VGG weights {digest[:8]} from {file.name})"
-    return Perceptual(network, PerceptualInfo(name=name, weights_sha256=digest))
+    return _pretrained("vgg", vgg_weights)
 
 
 def load_alex(alex_weights: str | None = None) -> Perceptual | None:
@@ -79,10 +75,7 @@ def load_alex(alex_weights: str | None = None) -> Perceptual | None:
     """
     if alex_weights is None and not _cached("alex").is_file():
         return None
-    network, official = _pretrained("alex", alex_weights)
-    digest = _digest(network.net)
-    name = "LPIPS (Alex)" if official else f"LPIPS (Alex weights {digest[:8]})"
-    return Perceptual(network, PerceptualInfo(name=name, weights_sha256=digest))
+    return _pretrained("alex", alex_weights)
 
 
 def perceptual_infos(
@@ -103,8 +96,8 @@ def _untrained(trunk: Literal["vgg", "alex"]) -> lpips.LPIPS:
         return lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
 
 
-def _pretrained(trunk: Literal["vgg", "alex"], file: str | None) -> tuple[lpips.LPIPS, bool]:
-    """The network with pretrained trunk, and whether the file is torchvision's own (by the hash in its name)."""
+def _pretrained(trunk: Literal["vgg", "alex"], file: str | None) -> Perceptual:
+    """The distance on a pretrained trunk, named for its file unless its hash says that it is torchvision's own."""
     path = Path(file) if file is not None else _download(trunk)
     state = _read_state(path)
     network = _untrained(trunk)
@@ -115,7 +108,10 @@ def _pretrained(trunk: Literal["vgg", "alex"], file: str | None) -> tuple[lpips.
     if wrong:
         raise WeightsError(f"{path} is no torchvision {trunk} state dict: {len(wrong)} tensors are missing or differ")
     network.net.load_state_dict(given)
-    return network, hashlib.sha256(path.read_bytes()).hexdigest().startswith(_hash_in_name(_url(trunk)))
+    digest, title = _digest(network.net), {"vgg": "VGG", "alex": "Alex"}[trunk]
+    official = hashlib.sha256(path.read_bytes()).hexdigest().startswith(_hash_in_name(_url(trunk)))
+    name = f"LPIPS ({title})" if official else f"LPIPS ({title} weights {digest[:8]} from {path.name})"
+    return Perceptual(network, PerceptualInfo(name=name, weights_sha256=digest))
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -133,6 +133,12 @@ def test_the_plain_form_of_the_inverted_unet_multiplies_as_often_as_its_definiti
     assert round(count_forward(build_model(f"{arch}(fused=False)", 2), 256) / 1e9) == gmac
 
 
+def test_four_ups_that_come_back_through_64_32_16_have_the_counts_of_that_form() -> None:
+    model = build_model("inverted_unet4(down=(64, 32, 16), fused=False)", 2)
+    assert count_parameters(model) == 171_585
+    assert round(count_forward(model, 256) / 1e9) == 987
+
+
 @pytest.mark.parametrize(("arch", "gmac"), [("swinir", 817), ("hat", 1622)])
 def test_the_transformers_multiply_as_often_as_published_in_their_form_for_colours(arch: str, gmac: int) -> None:
     assert round(count_forward(build_model(f"{arch}(channels=3)", 2), 256, channels=3) / 1e9) == gmac
@@ -577,6 +583,7 @@ def test_a_variant_has_its_options_in_its_title_and_its_size() -> None:
         ("inverted_unet3(width=True)", "expected a whole number of at least 1"),
         ("inverted_unet3(blocks=-1)", "expected a whole number of at least 0"),
         ("inverted_unet3(skip=1)", "expected True or False"),
+        ("inverted_unet4(down=(64, 32))", r"with 4 ups has 3 convolutions down, got down=\[64, 32\]"),
         ("edsr_baseline(blocks=-1)", r"edsr_baseline\(blocks=-1\): expected a whole number of at least 1"),
         ("vdsr(depth=2.5)", "expected a whole number of at least 1"),
         ("vdsr(depth=1)", "VDSR has at least 2 layers, got depth=1"),

@@ -1,6 +1,7 @@
 """The fused forms are the plain ones: nearest x2, 3x3 convolution, ReLU, and the strided convolution after it."""
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -99,12 +100,17 @@ def test_only_what_is_large_goes_in_strips() -> None:
     assert strip_rows(torch.empty(64, 3, most, 512, device="meta"), kernel, learning=True) is None
 
 
-@pytest.mark.parametrize("options", ["", ", skip=True", ", blocks=2", ", skip=True, blocks=1"])
-@pytest.mark.parametrize("arch", ["inverted_unet3", "inverted_unet4"])
+VARIANTS = ["width=8", "width=8, skip=True", "width=8, blocks=2", "width=8, skip=True, blocks=1"]
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [*itertools.product(["inverted_unet3", "inverted_unet4"], VARIANTS), ("inverted_unet4", "width=8, down=(8, 4, 3)")],
+)
 def test_the_fused_network_is_the_plain_one_and_their_checkpoints_interchange(arch: str, options: str) -> None:
     torch.manual_seed(1)
-    fused = build_model(f"{arch}(width=8{options})", 2).double()
-    plain = build_model(f"{arch}(width=8{options}, fused=False)", 2).double()
+    fused = build_model(f"{arch}({options})", 2).double()
+    plain = build_model(f"{arch}({options}, fused=False)", 2).double()
     plain.load_state_dict(fused.state_dict())
     assert list(plain.state_dict()) == list(fused.state_dict())
     lr = torch.rand(2, 1, 9, 7, dtype=torch.float64)
