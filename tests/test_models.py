@@ -300,9 +300,14 @@ def test_vdsr_and_the_unet_start_as_he_et_al_have_it(arch: str) -> None:
             assert not layer.bias.any()
 
 
-@pytest.mark.parametrize("arch", ["srcnn", "srcnn_955", "espcn", "srresnet", "edsr_baseline", "edsr", "mdsr"])
+TORCHS_START = ["srcnn", "srcnn_955", "espcn", "srresnet", "edsr_baseline", "edsr", "mdsr", "span", "compact"]
+
+
+@pytest.mark.parametrize("arch", TORCHS_START)
 def test_networks_whose_papers_state_no_start_and_srcnn_have_that_of_torch(arch: str) -> None:
-    for layer in convolutions(seeded(arch)):
+    layers = [layer for layer in convolutions(seeded(arch)) if layer.weight.requires_grad]
+    assert layers
+    for layer in layers:
         assert_spread(layer, (3 * fan_in(layer)) ** -0.5)
         assert layer.weight.abs().max() <= fan_in(layer) ** -0.5
 
