@@ -29,6 +29,8 @@ class Config:
     network: str
     """The architecture of which every finished seed is judged."""
     judged: tyro.conf.OmitArgPrefixes[EvaluateConfig]
+    scores: str | None = None
+    """A .csv file for the scores of each seed on each picture, from which the intervals are."""
 
 
 def main() -> None:
@@ -45,14 +47,17 @@ def main() -> None:
                 weights = storage.join(run.folder, trial.checkpoint)
                 scored[name, trial.seed] = replace(config.judged, model=weights)
     results = {key: evaluate_sets(one).sets for key, one in scored.items()}
+    tables: list[pd.DataFrame] = []
     for index, result in enumerate(results[YARDSTICK, 0]):
-        print_set({key: sets[index] for key, sets in results.items()}, result)
+        tables.append(print_set({key: sets[index] for key, sets in results.items()}, result))
+    if config.scores is not None:
+        pd.concat(tables).dropna(axis="columns", how="all").to_csv(config.scores, index=False)
 
 
-def print_set(results: dict[tuple[str, int], SetResult], shown: SetResult) -> None:
-    """A table of one set."""
+def print_set(results: dict[tuple[str, int], SetResult], shown: SetResult) -> pd.DataFrame:
+    """A table of one set; returns the scores behind it, a row for each network, seed and picture."""
     rows = [
-        asdict(picture) | {"arch": name, "seed": seed}
+        {"set": shown.name, "arch": name, "seed": seed} | asdict(picture)
         for (name, seed), result in results.items()
         for picture in result.scored
     ]
@@ -67,10 +72,11 @@ def print_set(results: dict[tuple[str, int], SetResult], shown: SetResult) -> No
         means = [with_interval(estimate(table.to_numpy())) for table in tables.values()]
         found = differences(tables, lower_is_better=not higher_is_better, seedless=frozenset({YARDSTICK}))
         for one in found:
-            p = "-" if one.p_holm is None else f"{one.p_holm:.3f}"
+            p = "-" if one.p_holm is None else f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "< 0.001"
             what = f"{one.a} - {one.b}: {with_interval(one.estimate)}, {one.a_beats_b:.0%}"
             print(f"| {metric} | {' | '.join(means)} | {what} | {p} |")
             metric, means = "", [""] * len(means)
+    return images
 
 
 if __name__ == "__main__":
