@@ -3,18 +3,16 @@
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torchvision.models import VGG16_Weights
 
 from raysr import storage
 from raysr.checkpoints import Upscaler, load_upscaler
 from raysr.evaluate import SCORE_NAMES, mean_scores
 from raysr.images import PictureError, YRange
 from raysr.judging import Comparison, Input, Judges, compare_pair, compare_picture, judge
-from raysr.losses import load_alex, load_perceptual
+from raysr.losses import cached_weights, load_alex, load_perceptual
 from raysr.manifest import MANIFEST
 from raysr.pairs import PairSet
 from raysr.precision import exact_float32
@@ -93,8 +91,7 @@ def load_judges(config: EvaluateConfig, device: torch.device) -> tuple[Judges, P
     """
     if config.perceptual == "none":
         return Judges(None, None), "none"
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(VGG16_Weights.IMAGENET1K_V1.url)).name
-    at_hand = config.vgg_weights is not None or cached.is_file()
+    at_hand = config.vgg_weights is not None or cached_weights("vgg").is_file()
     found: PerceptualChoice = "vgg" if at_hand else "none"
     weights = found if config.perceptual == "auto" else config.perceptual
     perceptual = None if weights == "none" else load_perceptual(weights, config.vgg_weights).to(device)

@@ -1,22 +1,22 @@
-"""Perceptual distance on VGG16 features: the loss that is trained on, and the metric that is reported."""
+"""Perceptual distance on VGG16 features: the loss that is trained on, and the metric that is reported.
+
+lpips and torchvision are imported where a network is built: that takes seconds, and most of a comparison's processes
+build none.
+"""
 
 import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.error import URLError
 
-import lpips
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import AlexNet_Weights, VGG16_Weights
 
 PerceptualWeights = Literal["vgg", "vgg-random"]
-
-_TRUNKS = {"vgg": VGG16_Weights.IMAGENET1K_V1, "alex": AlexNet_Weights.IMAGENET1K_V1}
 
 
 class WeightsError(RuntimeError):
@@ -37,9 +37,10 @@ class Perceptual(nn.Module):
     """Distance between luminance pictures by the `lpips` package: frozen trunk, learned linear heads v0.1.
 
     Luminance is copied to three channels and taken from [0, 1] to the [-1, 1] that LPIPS expects (Zhang et al. 2018).
+    `network` is an `lpips.LPIPS`.
     """
 
-    def __init__(self, network: lpips.LPIPS, info: PerceptualInfo) -> None:
+    def __init__(self, network: Any, info: PerceptualInfo) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
         self.info = info
@@ -73,7 +74,7 @@ def load_alex(alex_weights: str | None = None) -> Perceptual | None:
 
     Nothing is downloaded for it. Raises WeightsError for a file that is given and is not torchvision's AlexNet.
     """
-    if alex_weights is None and not _cached("alex").is_file():
+    if alex_weights is None and not cached_weights("alex").is_file():
         return None
     return _pretrained("alex", alex_weights)
 
@@ -86,8 +87,10 @@ def perceptual_infos(
     return load_perceptual(weights, vgg_weights).info, alex.info if alex is not None else None
 
 
-def _untrained(trunk: Literal["vgg", "alex"]) -> lpips.LPIPS:
-    """An `lpips` network with its learned heads and a trunk drawn from a fixed seed."""
+def _untrained(trunk: Literal["vgg", "alex"]) -> Any:
+    """An `lpips.LPIPS` with its learned heads and a trunk drawn from a fixed seed."""
+    import lpips
+
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(0)
         # lpips 0.1.4 still calls torchvision with the old name of the parameter.
@@ -126,7 +129,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _download(trunk: Literal["vgg", "alex"]) -> Path:
-    path = _cached(trunk)
+    path = cached_weights(trunk)
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,14 +144,17 @@ def _download(trunk: Literal["vgg", "alex"]) -> Path:
 
 
 def _url(trunk: Literal["vgg", "alex"]) -> str:
-    return str(_TRUNKS[trunk].url)
+    from torchvision.models import AlexNet_Weights, VGG16_Weights
+
+    return str((VGG16_Weights if trunk == "vgg" else AlexNet_Weights).IMAGENET1K_V1.url)
 
 
 def _hash_in_name(url: str) -> str:
     return Path(url).stem.rsplit("-", 1)[1]
 
 
-def _cached(trunk: Literal["vgg", "alex"]) -> Path:
+def cached_weights(trunk: Literal["vgg", "alex"]) -> Path:
+    """Where torch's cache has torchvision's pretrained weights, or would have them."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(_url(trunk)).name
 
 

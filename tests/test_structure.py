@@ -71,8 +71,24 @@ def imported(file: Path) -> set[str]:
     return names
 
 
+def imported_at_once(file: Path) -> set[str]:
+    """Not what a function imports when it is called."""
+    top = ast.parse(file.read_text()).body
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module for node in top if isinstance(node, ast.ImportFrom) and node.module}
+
+
+HEAVY = {"lpips", "torchvision", "spandrel", "skimage"}
+"""What takes seconds to import is imported where it is used: each process of a trial would wait for it."""
+
+
 def place(file: Path) -> str:
     return file.relative_to(ROOT / "raysr").with_suffix("").parts[0]
+
+
+def test_nothing_that_takes_seconds_is_imported_with_a_module() -> None:
+    for file in modules():
+        assert not {name.partition(".")[0] for name in imported_at_once(file)} & HEAVY, file.name
 
 
 def test_every_module_has_a_place_in_the_order() -> None:
@@ -98,7 +114,6 @@ def test_only_its_own_module_knows_a_part_of_ray(part: str) -> None:
 
 
 def test_the_training_loop_can_be_imported_where_ray_is_not() -> None:
-    at_import: set[str] = set()
     for name in (
         "train",
         "trial",
@@ -111,11 +126,8 @@ def test_the_training_loop_can_be_imported_where_ray_is_not() -> None:
         "runs",
         "evaluate",
     ):
-        tree = ast.parse((ROOT / "raysr" / f"{name}.py").read_text())
-        at_import |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names} | {
-            str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)
-        }
-    assert not {name for name in at_import if name.split(".")[0] == "ray"}
+        names = imported_at_once(ROOT / "raysr" / f"{name}.py")
+        assert not {one for one in names if one.split(".")[0] == "ray"}
 
 
 @pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda job: job.stem)
