@@ -35,9 +35,9 @@ def main() -> None:
     print("| network | seed | too bright inside | bars |")
     print("|---|---|---|---|")
     for trial in run.trials:
-        location = storage.join(TrialFiles(run.folder, trial.arch, trial.seed).folder, "picture.png")
         if trial.status != "finished":
             continue
+        location = storage.join(TrialFiles(run.folder, trial.arch, trial.seed).folder, "picture.png")
         picture = np.asarray(Image.open(BytesIO(storage.read_bytes(location))), np.float64)
         bars = picture[~inside]
         shown = f"{bars.mean():.1f}" if bars.size else "-"

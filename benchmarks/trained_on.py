@@ -14,7 +14,7 @@ import tyro
 
 from raysr import storage
 from raysr.benchmark import EvaluateConfig, SetResult, evaluate_sets
-from raysr.findings import with_interval
+from raysr.findings import shown_p, with_interval
 from raysr.runs import Run
 from raysr.standings import METRICS
 from raysr.statistics import differences, estimate, score_table
@@ -72,9 +72,8 @@ def print_set(results: dict[tuple[str, int], SetResult], shown: SetResult) -> pd
         means = [with_interval(estimate(table.to_numpy())) for table in tables.values()]
         found = differences(tables, lower_is_better=not higher_is_better, seedless=frozenset({YARDSTICK}))
         for one in found:
-            p = "-" if one.p_holm is None else f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "< 0.001"
             what = f"{one.a} - {one.b}: {with_interval(one.estimate)}, {one.a_beats_b:.0%}"
-            print(f"| {metric} | {' | '.join(means)} | {what} | {p} |")
+            print(f"| {metric} | {' | '.join(means)} | {what} | {shown_p(one.p_holm)} |")
             metric, means = "", [""] * len(means)
     return images
 

@@ -243,6 +243,11 @@ def with_interval(one: Estimate | None, digits: int = 4) -> str:
     return f"{one.mean:.{digits}f}{ends}"
 
 
+def shown_p(p: float | None) -> str:
+    """A p-value as `0.012`, `< 0.001` where it is smaller, or `-` for none."""
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _unfinished(run: Run) -> list[TrialRow]:
     return [trial for trial in run.trials if trial.status != "finished"]
 

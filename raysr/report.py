@@ -7,7 +7,7 @@ from rich.table import Table
 from raysr import storage
 from raysr.cost import format_usd
 from raysr.figures import pictures, quality_curve
-from raysr.findings import Findings, find, with_interval
+from raysr.findings import Findings, find, shown_p, with_interval
 from raysr.models import find_architecture, label
 from raysr.runs import Run, TrialRow
 from raysr.standings import QualityAt, Standing, metric_titles
@@ -32,10 +32,6 @@ def _usd(row: Standing) -> str:
 
 def _charged(trial: TrialRow) -> str:
     return "-" if find_architecture(trial.arch).pretrained else format_usd(trial.charged_usd).lstrip("$")
-
-
-def _p_value(p: float | None) -> str:
-    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def print_table(run: Run, console: Console) -> None:
@@ -76,7 +72,7 @@ def _difference_cells(one: Difference) -> list[str]:
     """Both names, the verdict, the difference with its interval, Holm's p and the chance to win."""
     a, b = find_architecture(one.a).title, find_architecture(one.b).title
     verdict = "separable" if one.separable else "not separable"
-    return [a, b, verdict, with_interval(one.estimate), _p_value(one.p_holm), f"{one.a_beats_b:.0%}"]
+    return [a, b, verdict, with_interval(one.estimate), shown_p(one.p_holm), f"{one.a_beats_b:.0%}"]
 
 
 def table_markdown(found: Findings) -> str:

@@ -37,10 +37,10 @@ class InvertedUNet(nn.Module):
         scale: int,
         ups: int = 3,
         width: int = 64,
-        down: Sequence[int] | None = None,
         skip: bool = False,
         blocks: int = 0,
         fused: bool = True,
+        down: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if ups not in NARROWER or scale != 2:
