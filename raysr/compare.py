@@ -9,6 +9,7 @@ from raysr import storage
 from raysr.calibration import Calibration, Timing, conditions
 from raysr.cluster import check_shared, start_ray
 from raysr.cost import Budget, Price, format_usd
+from raysr.judge import TARGETS, drop_targets
 from raysr.launch import Resources, ended_row, run_all, share_out, time_all, trial_device
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
@@ -114,6 +115,7 @@ def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Pr
             tolerance=config.tolerance,
             checkpoint_every_s=config.checkpoint_every_s,
             scale=scale,
+            targets=storage.join(run, TARGETS),
         )
         for seed, arch in product(range(config.seeds), config.archs)
     ]
@@ -126,11 +128,16 @@ def _finish(
     """Run what has not ended yet, and gather everything."""
     run = specs[0].run
     broken: dict[tuple[str, int], str] = {}
-    if config.search.usd is not None:
-        specs, broken = _search(specs, config.search, resources, console)
-    if config.calibrated:
-        specs, broken = _freeze(specs, broken, resources, config.timing_rounds, console)
-    rows, interrupted = run_all(specs, resources, console, perceptual, broken)
+    try:
+        if config.search.usd is not None and not config.search_at_frozen_cost:
+            specs, broken = _search(specs, broken, config.search, resources, console)
+        if config.calibrated:
+            specs, broken = _freeze(specs, broken, resources, config.timing_rounds, console)
+        if config.search_at_frozen_cost:
+            specs, broken = _search(specs, broken, config.search, resources, console)
+        rows, interrupted = run_all(specs, resources, console, perceptual, broken)
+    finally:
+        drop_targets(specs[0].targets)
     gather(run, rows)
     first = next((row.error for row in rows if row.status == "failed"), None)
     return Outcome(Run.read(run), first, interrupted)
@@ -144,12 +151,18 @@ def _all_timed(config: CompareConfig, specs: list[TrialSpec]) -> bool:
 
 
 def _search(
-    specs: list[TrialSpec], search: SearchConfig, resources: Resources, console: Console
+    specs: list[TrialSpec],
+    broken: dict[tuple[str, int], str],
+    search: SearchConfig,
+    resources: Resources,
+    console: Console,
 ) -> tuple[list[TrialSpec], dict[tuple[str, int], str]]:
-    """`specs` with the settings that each architecture's search found, and the errors of those that found none."""
+    """`specs` with the settings that each architecture's search found, and the errors of the trials that cannot be run:
+    the `broken` ones, and those of architectures that found none."""
     found: dict[str, Found] = {}
-    broken: dict[tuple[str, int], str] = {}
-    for arch, spec in {spec.arch: spec for spec in reversed(specs) if not spec.untrained}.items():
+    broken = dict(broken)
+    able = [spec for spec in specs if not spec.untrained and (spec.arch, spec.seed) not in broken]
+    for arch, spec in {spec.arch: spec for spec in reversed(able)}.items():
         if not searched(spec):
             console.print(f"{arch}: searching its settings with {format_usd(search.usd or 0)}", highlight=False)
         try:
@@ -161,6 +174,7 @@ def _search(
         settings = ", ".join(f"{name} {value}" for name, value in one.settings.items())
         line = f"{arch}: {len(one.tried)} configurations tried for {format_usd(one.charged_usd)}: {settings}"
         console.print(line, soft_wrap=True, highlight=False)
+    drop_targets(specs[0].targets)  # of the photographs that judged the search: nobody asks for them again
     amend(specs[0].run, search={arch: asdict(one) | {"settings": one.settings} for arch, one in found.items()})
     return [
         replace(spec, train=replace(spec.train, **found[spec.arch].settings)) if spec.arch in found else spec

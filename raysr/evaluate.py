@@ -13,8 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from raysr.losses import Perceptual
-from raysr.metrics import score_batch, score_content
+from raysr.metrics import Distance, Scores, score_batch, score_content
 from raysr.pairs import PairRow, to_tensor
 from raysr.precision import Precision, autocast
 
@@ -23,7 +22,8 @@ from raysr.precision import Precision, autocast
 class ImageScore:
     """Scores of one validation picture, on the whole square (as in the paper) and inside the content box.
 
-    None stands where a picture is too small for a metric, with the reason in `note`.
+    None stands where a picture is too small for a metric, with the reason in `note`, and where a validation between
+    the first and the last step left a score out.
     """
 
     image_id: str
@@ -36,7 +36,7 @@ class ImageScore:
     perceptual_content: float | None
     ms_ssim_content: float | None
     ssim_content: float | None
-    psnr_content: float
+    psnr_content: float | None
     lpips_alex_content: float | None
     note: str | None
 
@@ -99,14 +99,16 @@ def _upscale_batch(
 def evaluate(
     model: nn.Module,
     rows: Iterable[PairRow],
-    perceptual: Perceptual,
+    perceptual: Distance,
     *,
     device: torch.device,
     precision: Precision,
-    alex: Perceptual | None = None,
+    alex: Distance | None = None,
+    whole: bool = False,
 ) -> list[ImageScore]:
     """Score `model` on each pair of one set, several at a time on a GPU: the network in `precision`, metrics in
-    float32."""
+    float32. With `whole` nothing is scored inside the content box of a padded square.
+    """
     was_training = model.training
     model.eval()
     scores: list[ImageScore] = []
@@ -115,10 +117,10 @@ def evaluate(
         for row in rows:
             waiting.append(row)
             if (len(waiting) + 1) * row.hr.size > EVALUATED_PX[device.type]:
-                scores += _score_rows(model, waiting, perceptual, alex, device, precision)
+                scores += _score_rows(model, waiting, perceptual, alex, device, precision, whole=whole)
                 waiting = []
         if waiting:
-            scores += _score_rows(model, waiting, perceptual, alex, device, precision)
+            scores += _score_rows(model, waiting, perceptual, alex, device, precision, whole=whole)
     model.train(was_training)
     return scores
 
@@ -126,26 +128,27 @@ def evaluate(
 def _score_rows(
     model: nn.Module,
     rows: Sequence[PairRow],
-    perceptual: Perceptual,
-    alex: Perceptual | None,
+    perceptual: Distance,
+    alex: Distance | None,
     device: torch.device,
     precision: Precision,
+    *,
+    whole: bool,
 ) -> list[ImageScore]:
     y_range = rows[0].y_range
     sr, hr = _upscale_batch(model, rows, device, precision), to_tensor([row.hr for row in rows], y_range).to(device)
     scores: list[ImageScore] = []
-    for index, whole in enumerate(score_batch(sr, hr, perceptual, alex, y_range)):
+    for index, square in enumerate(score_batch(sr, hr, perceptual, alex, y_range)):
         row, one = rows[index], slice(index, index + 1)
+        content, note = Scores(), None
         if row.content_box == (0, 0, hr.shape[-1], hr.shape[-2]):
-            content, note = (
-                whole,
-                None if whole.ms_ssim is not None else f"{hr.shape[-1]} pixels are too few for ms_ssim",
-            )
-        else:
+            content = square
+            note = None if square.ms_ssim is not None else f"{hr.shape[-1]} pixels are too few for ms_ssim"
+        elif not whole:
             content, note = score_content(sr[one], hr[one], row.content_box, perceptual, alex, y_range)
         inside = {f"{name}_content": value for name, value in asdict(content).items()}
         scores.append(
-            ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(whole), **inside, note=note)
+            ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(square), **inside, note=note)
         )
     return scores
 

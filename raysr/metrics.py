@@ -1,5 +1,6 @@
 """Scores of each picture against its target: PSNR, SSIM, MS-SSIM and perceptual distance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -9,7 +10,6 @@ from pytorch_msssim import ssim as _ssim
 from torch import Tensor
 
 from raysr.images import Y_LIMITED, Box, YRange
-from raysr.losses import Perceptual
 
 SSIM_MIN_PX = 11
 """The Gaussian window of SSIM."""
@@ -27,14 +27,18 @@ PSNR_CEILING_DB = 100.0
 class Scores:
     """Scores of one picture; None where the picture is too small for the metric."""
 
-    perceptual: float | None
+    perceptual: float | None = None
     """Distance that was trained on; lower is better."""
-    ms_ssim: float | None
-    ssim: float | None
-    psnr: float
+    ms_ssim: float | None = None
+    ssim: float | None = None
+    psnr: float | None = None
     """In dB."""
     lpips_alex: float | None = None
     """LPIPS on AlexNet, where its weights are at hand."""
+
+
+Distance = Callable[[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]], Float[Tensor, " n"]]
+"""LPIPS of each pair of luminance pictures: a `losses.Perceptual`, which takes colours too, or a `judge.Judge`."""
 
 
 def psnr(sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
@@ -62,8 +66,8 @@ def ms_ssim(sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float
 def score(
     sr: Float[Tensor, "1 c h w"],
     hr: Float[Tensor, "1 c h w"],
-    perceptual: Perceptual | None,
-    alex: Perceptual | None = None,
+    perceptual: Distance | None,
+    alex: Distance | None = None,
     y_range: YRange = "full",
 ) -> Scores:
     """Every score of one picture, as `score_batch` has them."""
@@ -74,8 +78,8 @@ def score(
 def score_batch(
     sr: Float[Tensor, "n c h w"],
     hr: Float[Tensor, "n c h w"],
-    perceptual: Perceptual | None,
-    alex: Perceptual | None = None,
+    perceptual: Distance | None,
+    alex: Distance | None = None,
     y_range: YRange = "full",
 ) -> list[Scores]:
     """Every score of each picture, luminance or RGB, in float32; `sr` is clamped to [0, 1] first, and not rounded.
@@ -99,20 +103,17 @@ def score_batch(
 
 
 def _distances(
-    judge: Perceptual | None, sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]
+    judge: Distance | None, sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]
 ) -> Float[Tensor, " n"] | None:
-    if judge is None:
-        return None
-    # LPIPS takes colours as they are, in [-1, 1]; only luminance is copied to three channels.
-    return judge(sr, hr) if sr.shape[1] == 1 else judge.network(sr * 2 - 1, hr * 2 - 1).flatten()
+    return None if judge is None else judge(sr, hr)
 
 
 def score_content(
     sr: Float[Tensor, "1 1 h w"],
     hr: Float[Tensor, "1 1 h w"],
     box: Box,
-    perceptual: Perceptual,
-    alex: Perceptual | None = None,
+    perceptual: Distance,
+    alex: Distance | None = None,
     y_range: YRange = "full",
 ) -> tuple[Scores, str | None]:
     """Scores inside the content box alone, and the reason why one of them is empty, if one is."""

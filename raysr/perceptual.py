@@ -1,5 +1,6 @@
 """The training loss: the distance of `losses.Perceptual`, value and gradient, for a fraction of its cost."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,12 +62,21 @@ class PerceptualLoss(nn.Module):
         """Distance of each pair in float32, 0 for equal pictures; values in [0, 1], sides of at least 16 pixels."""
         with torch.autocast(sr.device.type, enabled=False):
             with torch.no_grad():
-                targets = self._features(hr)
-            heads = (self.get_buffer(f"head{index}") for index in range(len(self.slices)))
-            layers = zip(self._features(sr), targets, heads, strict=True)
+                targets = self.features(hr)
+            layers = zip(self.features(sr), targets, self._heads, strict=True)
             return torch.stack([_Distance.apply(*layer) for layer in layers]).sum(0)
 
-    def _features(self, y: Float[Tensor, "n 1 h w"]) -> list[Tensor]:
+    @property
+    def _heads(self) -> list[Tensor]:
+        return [self.get_buffer(f"head{index}") for index in range(len(self.slices))]
+
+    def between(self, sr: Sequence[Tensor], hr: Sequence[Tensor]) -> Float[Tensor, " n"]:
+        """Distance of each pair of pictures by their `features`, without a gradient."""
+        layers = zip(sr, hr, self._heads, strict=True)
+        return torch.stack([distance_and_gradient(*layer, wants_gradient=False)[0] for layer in layers]).sum(0)
+
+    def features(self, y: Float[Tensor, "n 1 h w"]) -> list[Tensor]:
+        """What LPIPS compares: the five layers of VGG16, [n, c, h, w] each, channels last."""
         y = y.to(self.get_buffer("head0").dtype) - CENTRE
         x = _luminance_channels(y, self.get_buffer("weight0").dtype).contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = []

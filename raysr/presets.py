@@ -32,6 +32,7 @@ class SearchConfig:
     learning_rates: tuple[float, float] = (3e-5, 3e-3)
     """Lowest and highest, drawn by their logarithm."""
     batch_sizes: tuple[int, ...] = (4, 8, 16)
+    """In calibrated mode with --batch-size alone, the search too is charged the frozen cost of its steps."""
     schedules: tuple[Schedule, ...] = ("constant", "cosine")
 
     def __post_init__(self) -> None:
@@ -111,8 +112,11 @@ class CompareConfig:
                     f"--archs takes each architecture once, and the files of {other} and {arch} would have one name, "
                     f"{file_name(arch)}; two files of one name need titles, as in checkpoint(file='...', title='...')"
                 )
-        if self.calibration is not None and self.search.usd is not None:
-            raise ValueError("--calibration is of one batch size, and --search.usd may choose another: leave one out")
+        if self.calibration is not None and self.search.usd is not None and not self.search_at_frozen_cost:
+            raise ValueError(
+                "--calibration is of one batch size, and --search.usd may choose another: leave one out, or search the "
+                f"other settings alone with --search.batch-sizes {self.train.batch_size}"
+            )
         if self.checkpoint_every_s <= 0:
             raise ValueError(f"--checkpoint-every-s takes seconds above 0, got {self.checkpoint_every_s}")
         if "train" not in self.charged:
@@ -130,6 +134,13 @@ class CompareConfig:
     def calibrated(self) -> bool:
         """Whether the cost of a step is frozen."""
         return self.mode == "calibrated" or self.calibration is not None
+
+    @property
+    def search_at_frozen_cost(self) -> bool:
+        """Whether a search is charged the frozen cost of its steps too: it is where their batch size stays the same."""
+        return (
+            self.search.usd is not None and self.calibrated and set(self.search.batch_sizes) == {self.train.batch_size}
+        )
 
 
 def expand_archs(word: str) -> list[str]:

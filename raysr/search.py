@@ -143,7 +143,9 @@ def find_settings(spec: TrialSpec, search: SearchConfig, resources: Resources) -
     folder = storage.join(spec.run, "search", file_name(spec.arch))
     earlier = storage.children(folder)
     attempt = storage.join(folder, f"attempt-{len(earlier) + 1}")
-    base = replace(spec, run=attempt, held_out=judging_photographs(spec.data), frozen=None)
+    # A frozen cost is of one batch size.
+    frozen = spec.frozen if set(search.batch_sizes) == {spec.train.batch_size} else None
+    base = replace(spec, run=attempt, held_out=judging_photographs(spec.data), frozen=frozen)
     money = _Money(base, search)
     error = _tune(money, resources)
     if not money.finished:

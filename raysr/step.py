@@ -112,11 +112,13 @@ def choose_micro_batch(
     precision: Precision,
     device: torch.device,
     least_px: int = 1,
+    reserved_bytes: float = 0.0,
 ) -> int:
     """How many of the `share` pairs that this process has of a batch go through the network at a time.
 
     `wanted` where it is given, else as many as the free memory of `device` allows by estimate (squares of `px` target
-    pixels; `loss` needs at least `least_px`). Raises ValueError where batch normalisation would see another batch.
+    pixels; `loss` needs at least `least_px`), less `reserved_bytes` that validation will keep. Raises ValueError where
+    batch normalisation would see another batch.
     """
     whole = any(isinstance(module, _BatchNorm) for module in model.modules())
     if whole and wanted is not None and wanted < share:
@@ -126,7 +128,8 @@ def choose_micro_batch(
     if whole or (wanted is not None):
         return share if whole else min(share, int(wanted or share))
     need = estimate_step(model, loss, px, scale, precision, least_px=least_px)
-    return need.pairs(free_bytes(device), share, device.type)
+    free = free_bytes(device)
+    return need.pairs(None if free is None else free - reserved_bytes, share, device.type)
 
 
 def is_constant(pictures: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from raysr.calibration import Timing
 from raysr.cost import PAPER_BUDGET, Budget
 from raysr.device import this_device
 from raysr.evaluate import fast_layout, inference_ms, to_uint8, upscale
+from raysr.judge import TARGETS, drop_targets
 from raysr.losses import load_perceptual, perceptual_infos
 from raysr.models import build_model, find_architecture
 from raysr.objective import smallest_side
@@ -73,7 +74,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
         if trial.world.rank == 0 and time.monotonic() - shown > 0.5:
             shown = time.monotonic()
             reporter.progress(trial.progress("training"))
-    _validate(trial, reporter)
+    _validate(trial, reporter, last=True)
     if status == "finished" and not trial.scored:
         status = "diverged"
     trial.model.eval()
@@ -94,11 +95,11 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
     return row
 
 
-def _validate(trial: Trial, reporter: Reporter) -> None:
+def _validate(trial: Trial, reporter: Reporter, *, last: bool = False) -> None:
     if trial.world.rank == 0:
         reporter.progress(trial.progress("validating"))
     trial.enter("validation")
-    trial.validate()
+    trial.validate(last=last)
     _keep(trial, validated=True)
     with trial.meter.segment("checkpoint"):
         reporter.validated(trial)
@@ -305,6 +306,7 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
         train=train,
         tolerance=config.tolerance,
         scale=scale,
+        targets=storage.join(run, TARGETS),
     )
     RunInfo(
         preset="train",
@@ -323,5 +325,7 @@ def train_one(config: TrainOneConfig, console: Console) -> Outcome:
             row = run_trial(Trial(spec, World(device=torch.device(kind))), Reporter(board.update))
     except KeyboardInterrupt:
         row, interrupted = unfinished_row(spec, "interrupted", "stopped by the user", perceptual.name), True
+    finally:
+        drop_targets(spec.targets)
     gather(run, [row])
     return Outcome(Run.read(run), None, interrupted)

@@ -15,6 +15,7 @@ from raysr.budget import Spending, rate_factor
 from raysr.cost import CostMeter
 from raysr.device import device_name
 from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
+from raysr.judge import Judge, Targets
 from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
 from raysr.memory import keep_freed_memory
@@ -75,7 +76,7 @@ class Trial:
             self.trainable = count_parameters(self.model) > 0
             self.perceptual = load_perceptual(config.perceptual, config.vgg_weights)
             self.flops = count_flops(spec, self.batches, self.perceptual) if self.trainable else None
-            self.perceptual.to(self.device)
+            self.judge = Judge(self.perceptual, Targets(self.device, config.targets_gb, spec.targets))
             self.alex = load_alex(config.alex_weights)
             self.alex = self.alex.to(self.device) if self.alex is not None else None
             self.stepper: Stepper | None = None
@@ -174,17 +175,17 @@ class Trial:
         """Whether the next step would pass a share of the budget at which to validate."""
         return self.spending.validation_due(self.step)
 
-    def validate(self) -> None:
-        """Score the network on the whole validation set and add a point to the curve; off the clock."""
+    def validate(self, *, last: bool = False) -> None:
+        """Score the network on the whole validation set and add a point to the curve; off the clock.
+
+        Before the `last` validation some scores are left out, as `TrainConfig.judge_between` says.
+        """
+        every = last or self.spec.train.judge_between == "all"
         with self.meter.segment("eval"):
             self.world.share(self.model.buffers())  # statistics of batch normalisation: rank 0's are kept
+            alex, device, precision = self.alex if every else None, self.device, self.eval_precision
             mine = evaluate(
-                self.model,
-                self.val_rows,
-                self.perceptual,
-                device=self.device,
-                precision=self.eval_precision,
-                alex=self.alex,
+                self.model, self.val_rows, self.judge, device=device, precision=precision, alex=alex, whole=not every
             )
             self.scores = sorted(self.world.gather(mine), key=lambda score: score.image_id)
         loss = self.loss

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from raysr.losses import Perceptual, WeightsError, load_alex, load_perceptual
+from raysr.losses import Perceptual, load_alex, load_perceptual
+from raysr.weights import WeightsError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,8 +93,9 @@ def test_weights_from_a_file_are_those_weights_and_are_named_after_it(suffix: st
     loaded = load_perceptual("vgg", str(path))
     for name, tensor in loaded.network.net.state_dict().items():
         assert torch.equal(tensor, state[f"features.{name.split('.', 1)[1]}"])
-    # Only torchvision's own file makes it LPIPS.
-    assert loaded.info.name == f"LPIPS (VGG weights {loaded.info.weights_sha256[:8]} from mine{suffix})"
+    # Only torchvision's own tensors make it LPIPS. The name is short enough for the head of a column.
+    assert loaded.info.name == f"LPIPS (VGG {loaded.info.weights_sha256[:8]})"
+    assert loaded.info.source == str(path)
 
 
 def test_other_weights_give_another_distance(
@@ -130,27 +132,15 @@ def test_a_file_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "was_here").exists()
 
 
-def test_without_file_cache_and_network_both_ways_out_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
-    with pytest.raises(WeightsError) as raised:
-        load_perceptual("vgg")
-    assert "--vgg-weights FILE" in str(raised.value)
-    assert "--perceptual vgg-random" in str(raised.value)
-    assert not list((tmp_path / "checkpoints").glob("*"))
-
-
 def test_weights_in_the_cache_are_taken_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raysr.losses.packaged_file", lambda trunk: None)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     file = tmp_path / "checkpoints" / "vgg16-397923af.pth"
     torch.save(trunk_state("vgg", 3), file)
     # Its name promises a hash that these bytes do not have: it is not called LPIPS (VGG).
     info = load_perceptual("vgg").info
-    assert info.name == f"LPIPS (VGG weights {info.weights_sha256[:8]} from {file.name})"
+    assert info.name == f"LPIPS (VGG {info.weights_sha256[:8]})"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     right = file.rename(file.with_name(f"vgg16-{digest[:8]}.pth"))
     monkeypatch.setattr("raysr.losses._url", lambda trunk: f"https://example.org/{right.name}")
@@ -166,12 +156,13 @@ def test_random_weights_and_a_file_contradict_each_other(vgg_file: Path) -> None
 def test_the_second_opinion_is_there_only_when_its_weights_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[Tensor, Tensor]
 ) -> None:
+    monkeypatch.setattr("raysr.losses.packaged_file", lambda trunk: None)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     assert load_alex() is None
     file = tmp_path / "alex.pth"
     torch.save(trunk_state("alex", 0), file)
     alex = load_alex(str(file))
     assert alex is not None
-    assert alex.info.name.startswith("LPIPS (Alex weights ")
+    assert alex.info.name.startswith("LPIPS (Alex ")
     sr, hr = (torch.nn.functional.interpolate(picture, size=64) for picture in pair)
     assert (alex(sr, hr) > 0).all()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from raysr.models.bicubic import bicubic_upscale
 from raysr.models.layers import Residual, conv, shuffled_up
 
 
@@ -20,11 +21,16 @@ def residual_block(width: int, kernel: int = 3, share: float = 1.0) -> Residual:
 class EDSR(nn.Module):
     """The baseline, 16 blocks of 64; with `blocks=32, width=256, residual_scale=0.1` the network of the paper's table.
 
-    Without the residual scale the wide one does not train stably (section 3.3).
+    Without the residual scale the wide one does not train stably (section 3.3). `skip`, which is not the paper's, adds
+    bicubic interpolation, as the Inverted U-Net's option does: with 4 blocks it is that network with a pixel shuffle in
+    place of the overshoot.
     """
 
-    def __init__(self, scale: int, blocks: int = 16, width: int = 64, residual_scale: float = 1.0) -> None:
+    def __init__(
+        self, scale: int, blocks: int = 16, width: int = 64, residual_scale: float = 1.0, skip: bool = False
+    ) -> None:
         super().__init__()
+        self.scale, self.skip = scale, skip
         body = [residual_block(width, share=residual_scale) for _ in range(blocks)]
         self.head = conv(1, width)
         self.body = Residual(*body, conv(width, width))
@@ -32,7 +38,8 @@ class EDSR(nn.Module):
 
     def forward(self, lr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 H W"]:
         """Enlarge `lr`."""
-        return self.tail(self.body(self.head(lr)))
+        sr = self.tail(self.body(self.head(lr)))
+        return bicubic_upscale(lr, self.scale) + sr if self.skip else sr
 
 
 class MDSR(nn.Module):
