@@ -9,7 +9,7 @@ them down alike. For one worker on this machine's device; the settings of traini
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
 
@@ -22,6 +22,7 @@ from raysr import storage
 from raysr.calibration import Calibration, Timing, conditions
 from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.device import device_name
+from raysr.presets import expand_archs
 from raysr.spec import TrainConfig, TrialSpec
 from raysr.train import WARMUP_STEPS
 from raysr.trial import Trial
@@ -75,6 +76,8 @@ def spec_of(config: Config, arch: str, run: str) -> TrialSpec:
 
 def main() -> None:
     config = tyro.cli(Config)
+    # As a comparison writes them: `edsr_baseline(blocks=4,skip=True)` gets its space.
+    config = replace(config, archs=tuple(name for word in config.archs for name in expand_archs(word)))
     resources = {"workers_per_trial": 1, "cpus_per_worker": config.cpus, "max_concurrent": 1}
     known = Calibration({}, {})
     with tempfile.TemporaryDirectory() as run:

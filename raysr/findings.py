@@ -7,6 +7,7 @@ from typing import Any
 
 from raysr.caveats import caveats, listed
 from raysr.cost import format_usd
+from raysr.losses import PUBLISHED_NAME
 from raysr.models import find_architecture, label
 from raysr.runs import Run, TrialRow
 from raysr.standings import (
@@ -40,8 +41,17 @@ class Findings:
     """Quality at every share of the budget that was validated."""
     fast_front: frozenset[str]
     """Architectures that no other one beats in both inference time and `perceptual`."""
-    sentences: Sequence[str]
-    """What it means, the verdict first."""
+    verdict: Sequence[str]
+    """Who gives the best picture, how sure that is, and how far bicubic is: four sentences or so."""
+    warnings: Sequence[str]
+    """What weakens the verdict in this run, and trials that did not finish."""
+    notes: Sequence[str]
+    """What holds for most runs: prices, schedules, searches."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """All that the run says, the verdict first."""
+        return [*self.verdict, *self.warnings, *self.notes]
 
     @property
     def winner(self) -> str | None:
@@ -60,28 +70,40 @@ def find(run: Run) -> Findings:
         differences={metric: found for metric, found in pairs.items() if found},
         quality=quality(run),
         fast_front=fast_front(rows),
-        sentences=_sentences(run, rows, pairs),
+        verdict=_verdict(run, rows, pairs),
+        warnings=_warnings(run, rows),
+        notes=_notes(run),
     )
 
 
-def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]]) -> list[str]:
-    name, info = run.info["perceptual"]["name"], run.info
-    said = _verdict(run, rows, pairs)
-    trained = [row for row in rows if row.trained and row.perceptual is not None]
-    bicubic = next((row for row in rows if row.arch == "bicubic" and row.perceptual is not None), None)
-    if trained and bicubic is not None:
-        said += _against_bicubic(trained, bicubic)
+def _warnings(run: Run, rows: list[Standing]) -> list[str]:
+    name = run.info["perceptual"]["name"]
+    said = [f"{label(trial.arch)} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)]
     said += [
         f"{row.title} was trained elsewhere, on what and for how much is unknown: it stands in the tables with "
         f"{name} {row.perceptual:.4f}, and takes no part in the verdict."
         for row in rows
         if row.charged_usd is None and row.perceptual is not None
     ]
-    if name != "LPIPS (VGG)":
+    if name != PUBLISHED_NAME:
         said.append(
             f"{name} is not LPIPS on the published weights: it ranks the networks of this run, and cannot be compared "
             "with published values."
         )
+    coarse = sorted({trial.arch for trial in run.trials if trial.budget_usd and 0 < trial.steps < FEW_STEPS})
+    if coarse:
+        names = listed([find_architecture(arch).title for arch in coarse])
+        said.append(f"The budget paid fewer than {FEW_STEPS} steps of {names}: it is equal to a step, not to 1 %.")
+    said += caveats(run)
+    price = run.info["price"]
+    priced = price.get("accelerator")
+    if priced and not run.info["notional"] and not _is_card(priced, run.info["device"]):
+        said.append(f"That price is of another card ({priced}): give yours with --price, here or to jobs/report.py.")
+    return said
+
+
+def _notes(run: Run) -> list[str]:
+    info, said = run.info, list[str]()
     searched: dict[str, Any] = info.get("search", {})
     schedules = [one["settings"]["schedule"] for one in searched.values()]
     if "cosine" in [info["config"]["train"].get("schedule"), *schedules]:
@@ -89,10 +111,6 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
             "The learning rate falls to 0 at the end of the budget: the curve before 100 % is not what a smaller "
             "budget would have given."
         )
-    coarse = sorted({trial.arch for trial in run.trials if trial.budget_usd and 0 < trial.steps < FEW_STEPS})
-    if coarse:
-        names = listed([find_architecture(arch).title for arch in coarse])
-        said.append(f"The budget paid fewer than {FEW_STEPS} steps of {names}: it is equal to a step, not to 1 %.")
     said += [
         f"{find_architecture(arch).title}, before these runs and apart from their budget, had "
         f"{format_usd(info['config']['search']['usd'])} to search its settings with: {one['settings']}, the best of "
@@ -100,7 +118,6 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
         f"({format_usd(one['charged_usd'])} charged, {format_usd(one['billed_usd'])} with everything)."
         for arch, one in searched.items()
     ]
-    said += caveats(run)
     if "charged_price" in info:
         said.append(
             f"Counterfactual: the run was charged at ${info['charged_price']['usd_per_hour']} an hour; these are the "
@@ -111,12 +128,6 @@ def _sentences(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]
         f"{'Dollars are notional (no rented accelerator did the work): ' if info['notional'] else 'Price: '}"
         f"${price['usd_per_hour']} an hour of {info['device']}; {price['source']}, {price['date']}."
     )
-    priced = price.get("accelerator")
-    if priced and not info["notional"] and not _is_card(priced, info["device"]):
-        said.append(f"That price is of another card ({priced}): give yours with --price, here or to jobs/report.py.")
-    said += [
-        f"{label(trial.arch)} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)
-    ]
     return said
 
 
@@ -128,25 +139,32 @@ def _is_card(priced: str, device: str) -> bool:
 
 
 def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]]) -> list[str]:
-    """Who won, whether that is more than luck, and what the metrics disagree on."""
+    """Who won, whether that is more than luck, how far bicubic is, and what the metrics disagree on."""
     leader = next((row for row in rows if row.arch == winner(rows)), None)
     if leader is None:
         return ["No verdict: no trial finished."]
-    name = run.info["perceptual"]["name"]
-    money = _budget_in_words(run)
-    score = f"{name} {with_interval(leader.estimate)}"
+    name, money = run.info["perceptual"]["name"], _budget_in_words(run)
+    score = f"{name} {with_interval(leader.estimate)}, lower is better"
     rivals = {row.arch: row.title for row in rows if row.finished and row.arch != leader.arch}
+    beaten = {arch: title for arch, title in rivals.items() if _beats(pairs, "perceptual", leader.arch, arch)}
+    open_rivals = [title for arch, title in rivals.items() if arch not in beaten]
     if not rivals:
-        return [f"{leader.title} alone finished {money}: {score}."]
-    open_rivals = [title for arch, title in rivals.items() if not _beats(pairs, "perceptual", leader.arch, arch)]
-    if open_rivals:
+        said = [f"{leader.title} alone finished {money}: {score}."]
+    elif open_rivals:
         said = [
-            f"Not separable at this budget: {leader.title} leads {money} with {score}, but luck may explain its lead "
+            f"Not decided: {leader.title} gives the best picture {money} ({score}), but chance may explain its lead "
             f"over {listed(open_rivals)}."
         ]
     else:
-        said = [f"{leader.title} wins {money}: {score}, and luck does not explain its lead over any other."]
-    said += _how_sure(rows)
+        said = [
+            f"{leader.title} gives the best picture {money} ({score}), and chance does not explain its lead over any "
+            "other."
+        ]
+    said += _how_sure(rows) if rivals else []
+    trained = [row for row in rows if row.trained and row.perceptual is not None]
+    bicubic = next((row for row in rows if row.arch == "bicubic" and row.perceptual is not None), None)
+    if trained and bicubic is not None:
+        said += _against_bicubic(trained, bicubic)
     return said + _disagreements(run, rows, leader, pairs) + _without_bars(run, rows, pairs)
 
 
@@ -167,16 +185,16 @@ def _how_sure(rows: list[Standing]) -> list[str]:
     fewest = min(row.seeds for row in trained)
     estimates = [row.estimate for row in trained if row.estimate is not None]
     if any(one.basis == "nothing" for one in estimates):
-        return ["There is one validation photograph: no interval can be given, so nothing is separable."]
+        return ["There is one validation photograph: no interval can be given, so nothing is decided."]
     if any(one.basis == "photographs" for one in estimates):
-        seeds = "One seed" if fewest == 1 else f"{fewest} seeds"
+        times = {1: "once", 2: "twice"}.get(fewest, f"{fewest} times")
         return [
-            f"{seeds} each: the {LEVEL:.0%} intervals are over photographs alone and leave out the luck of the "
-            "initialisation. Give --seeds 3 or more for a verdict on the architectures."
+            f"Each network was trained {times}: the {LEVEL:.0%} intervals leave out the luck of its random start. Give "
+            "--seeds 3 or more to decide."
         ]
     return [
-        f"{LEVEL:.0%} intervals over {fewest} seeds and {estimates[0].photographs} photographs, both taken for random; "
-        "differences are corrected for all pairs (Holm)."
+        f"The {LEVEL:.0%} intervals are over {fewest} seeds and {estimates[0].photographs} photographs, both taken for "
+        "random; all pairs were compared (Holm's correction)."
     ]
 
 
@@ -222,16 +240,11 @@ def _beats(pairs: dict[str, list[Difference]], metric: str, arch: str, other: st
 
 
 def _against_bicubic(trained: list[Standing], bicubic: Standing) -> list[str]:
-    behind = [row for row in trained if (row.of_bicubic or 0) >= 1]
-    distances = ", ".join(f"{row.title} {row.of_bicubic:.2f} x" for row in trained)
-    said = [f"Against bicubic ({bicubic.perceptual:.4f}, lower is better): {distances}."]
-    if len(behind) == len(trained):
-        said.append(
-            "Bicubic still leads: this budget is too small for any network here to beat a formula that costs nothing. "
-            "That is a finding about the budget, not about the architectures; give more with --budget.usd."
-        )
-    elif behind:
-        said.append(f"Bicubic, which costs nothing, is still ahead of {listed([row.title for row in behind])}.")
+    shares = [(row.title, (row.of_bicubic or 0) - 1) for row in trained]
+    distances = listed([f"{title} is {abs(share):.0%} {'lower' if share < 0 else 'higher'}" for title, share in shares])
+    said = [f"Bicubic interpolation, which costs nothing, has {bicubic.perceptual:.4f}: {distances}."]
+    if all(share >= 0 for _, share in shares):
+        said.append("This budget is too small for any network here to beat it; give more with --budget.usd.")
     return said
 
 

@@ -35,37 +35,29 @@ def _charged(trial: TrialRow) -> str:
 
 
 def print_table(run: Run, console: Console) -> None:
-    """Print who won, for how much, and what that means."""
+    """Print who won, for how much, and what that means in a few sentences; the report has the rest."""
     found = find(run)
     dollars = "notional $" if run.info["notional"] else "$"
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("architecture", no_wrap=True)
-    columns = ("at step 0", "of bicubic", "MS-SSIM", "PSNR", dollars, "of budget", "steps", "epochs", "seeds", "ended")
     table.add_column(run.info["perceptual"]["name"], justify="right", no_wrap=True)
-    for column in columns:
+    second = [run.info["alex"]["name"]] if run.info["alex"] else []
+    for column in (*second, "MS-SSIM", "PSNR", dollars, "of budget", "steps", "seeds", "ended"):
         table.add_column(column, justify="right")
     for row in found.standings:
-        cells = [_score(row), _number(row.perceptual_start), _number(row.of_bicubic, 2), _number(row.ms_ssim)]
-        cells += [_number(row.psnr, 2), _usd(row), _share(row), f"{row.steps:.0f}"]
-        table.add_row(row.title, *cells, f"{row.epochs:.1f}", str(row.seeds), row.statuses)
+        cells = [_score(row), *([_number(row.lpips_alex)] if second else []), _number(row.ms_ssim)]
+        cells += [_number(row.psnr, 2), _usd(row), _share(row), f"{row.steps:.0f}", str(row.seeds), row.statuses]
+        table.add_row(row.title, *cells)
     console.print()
     console.print(table)
     console.print()
-    for difference in _of_the_winner(found):
-        console.print(difference, highlight=False, markup=False, soft_wrap=True)
-    console.print()
-    for sentence in found.sentences:
+    for sentence in found.verdict:
         console.print(sentence, highlight=False, markup=False)
-
-
-def _of_the_winner(found: Findings) -> list[str]:
-    """The winner against each other one, in a line each."""
-    lines: list[str] = []
-    for one in found.differences.get("perceptual", []):
-        if found.winner in (one.a, one.b):
-            a, b, _, difference, p, beats = _difference_cells(one)
-            lines.append(f"{a} - {b}: {difference}, p {p}, {a} is better for {beats} of new seeds and photographs")
-    return lines
+    for sentence in found.warnings:
+        console.print(f"! {sentence}", highlight=False, markup=False)
+    console.print(
+        f"{len(found.notes)} notes, every pair and the bill stand in the report.", style="dim", highlight=False
+    )
 
 
 def _difference_cells(one: Difference) -> list[str]:

@@ -1,6 +1,7 @@
 """The same tuning money for every architecture: Ray Tune searches learning rate, batch size and schedule."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -240,7 +241,7 @@ class _Money(Searcher):
                 schedule=spec.train.schedule,
                 rung_usd=self._reached.get(spec.seed, {}).get("rung_usd", 0.0),
                 charged_usd=_charged(spec),
-                perceptual=self._reached.get(spec.seed, {}).get("perceptual"),
+                perceptual=_known(self._reached.get(spec.seed, {}).get("perceptual")),
             )
             for spec in self._specs
         ]
@@ -250,6 +251,10 @@ class _Money(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as `save`."""
+
+
+def _known(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None
 
 
 def _charged(spec: TrialSpec) -> float:
@@ -263,9 +268,12 @@ class _TuneReporter(Reporter):
     def validated(self, trial: Trial) -> None:
         """Report the dollars that this validation stands for, and its score."""
         rung_usd = trial.spending.paid_share(trial.step) * (trial.spending.limit_usd or 0.0)
+        score = trial.curve[-1].perceptual
         with trial.meter.segment("idle"):
             # A share of a budget, multiplied out again, may fall short of its rung by a rounding error.
-            ray.tune.report({"rung_usd": rung_usd * (1 + ROUNDING), "perceptual": trial.curve[-1].perceptual})
+            # ASHA compares numbers: a configuration that gives none is the worst.
+            worst_or_score = math.inf if score is None or not math.isfinite(score) else score
+            ray.tune.report({"rung_usd": rung_usd * (1 + ROUNDING), "perceptual": worst_or_score})
 
 
 def _tune(money: _Money, resources: Resources) -> str | None:

@@ -53,11 +53,12 @@ class Reporter:
 def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
     """Train until the budget is spent; validate before the first step, at the shares asked for, and always at the end.
 
-    Rank 0 leaves the curve, the weights and the final row in the run's folder.
+    A search compares networks that have learned: there the validation before the first step is left out. Rank 0 leaves
+    the curve, the weights and the final row in the run's folder.
     """
     status: Status = "finished"
     trial.begin()
-    if trial.trainable and not trial.curve:
+    if trial.trainable and not trial.curve and not trial.spec.held_out:
         _validate(trial, reporter)
     shown = 0.0
     while steps := trial.steps_to_go():

@@ -327,7 +327,7 @@ class Trial:
             samples_per_s=self.samples / charged if self.step else None,
             stall_share=self.world.size * self.meter.seconds["stall"] / charged if self.step else None,
             perceptual_name=self.perceptual.info.name,
-            perceptual_start=self.curve[0].perceptual,
+            perceptual_start=None if self.curve[0].step else self.curve[0].perceptual,
             **{name: last[name] for name in MEAN_NAMES},
             inference_ms=inference_ms,
             step_flops=self.flops.total * self.spec.train.batch_size if self.flops else None,
