@@ -7,7 +7,7 @@ import tyro
 from raysr.cli import fail, make_console
 from raysr.prices import find_price
 from raysr.provenance import now
-from raysr.report import print_table, write_report
+from raysr.report import print_places, print_table, write_report
 from raysr.runs import Run, repriced
 
 
@@ -27,7 +27,7 @@ def main(run: Annotated[str, tyro.conf.Positional], price: str | None = None) ->
         fail(str(error))
     console = make_console()
     print_table(found, console)
-    console.print(f"report: {write_report(found)}", soft_wrap=True, highlight=False)
+    print_places(found, write_report(found), console)
 
 
 if __name__ == "__main__":

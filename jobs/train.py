@@ -9,7 +9,7 @@ import tyro
 
 from raysr.cli import fail, make_console
 from raysr.field import ListConfig, print_field
-from raysr.report import print_table, write_report
+from raysr.report import print_places, print_table, write_report
 from raysr.train import TrainOneConfig, train_one
 
 
@@ -24,7 +24,7 @@ def main() -> None:
         fail(str(error))
     report = write_report(outcome.run)
     print_table(outcome.run, console)
-    console.print(f"\nreport: {report}", soft_wrap=True, highlight=False)
+    print_places(outcome.run, report, console)
     if outcome.interrupted:
         fail("stopped before the end; what was reached is in the report", code=130)
 

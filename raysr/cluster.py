@@ -21,31 +21,40 @@ QUIET = {
 }
 """No doubled prints; and Train looks every 0.2 s, not every 2, for a result that a worker waits to hand over."""
 
-WORKERS = {**QUIET, "MALLOC_ARENA_MAX": "1"}
-"""Of the processes that Ray starts for us. Ray Train runs its function in a thread, and glibc gives a thread a heap of
-its own, of parts of 64 MB: a larger tensor comes from the system anew each time, whatever `keep_freed_memory` says, and
-the Inverted U-Net paid for it (docs/log.md). With one heap for all threads what was freed is kept."""
+WORKERS = {"MALLOC_ARENA_MAX": "1"}
+"""Environment of Ray's workers. Ray Train runs its function in a thread, and glibc gives a thread a heap of its own, of
+parts of 64 MB. A larger tensor then comes from the system anew each time, whatever `keep_freed_memory` says: the
+Inverted U-Net paid for it (docs/log.md). With one heap for all threads what was freed is kept.
+
+The environment belongs to the process that starts Ray. As a runtime environment of the job it would keep Ray's waiting
+workers from being used."""
+
+ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Where Ray runs on this machine alone: nobody takes it away, and the watcher is one process more for each trial."""
 
 
 def start_ray(*, num_cpus: int | None = None) -> None:
     """Connect to the cluster at RAY_ADDRESS (set inside `ray job submit`), else start Ray here; once is enough."""
-    os.environ.update(QUIET)
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    local: dict[str, Any] = {}
+    # A job has the environment that its cluster was started with.
+    missing = {name: value for name, value in WORKERS.items() if os.environ.get(name) != value}
+    settings: dict[str, Any] = {"runtime_env": {"env_vars": missing}} if missing else {}
+    os.environ.update(QUIET)
     if address == "local":
+        os.environ.update(WORKERS | ALONE)
         # Ray lowers its workers' priority (nice 15). Its own processes, which wake up a hundred times a second each,
         # then interrupt every step: 13 % slower on two cores, and 3 % with the same priority for all (docs/log.md).
-        local = {"num_cpus": num_cpus, "include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+        system = {"worker_niceness": 0}
+        settings = {"num_cpus": num_cpus, "include_dashboard": False, "_system_config": system}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         ray.init(
             address=address,
-            runtime_env={"env_vars": WORKERS},
             logging_level=logging.ERROR,
             log_to_driver=False,
-            **local,
+            **settings,
         )
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

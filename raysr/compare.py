@@ -1,5 +1,6 @@
 """The comparison: one trial per architecture and seed, and every trial spends the same."""
 
+import time
 from dataclasses import asdict, replace
 from itertools import product
 
@@ -9,8 +10,9 @@ from raysr import storage
 from raysr.calibration import Calibration, Timing, conditions
 from raysr.cluster import check_shared, start_ray
 from raysr.cost import Budget, Price, format_usd
+from raysr.forecast import forecast, taken
 from raysr.judge import TARGETS, drop_targets
-from raysr.launch import Resources, ended_row, run_all, share_out, time_all, trial_device
+from raysr.launch import Resources, ended_row, run_all, share_out, time_all, trial_device, trial_pace
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
 from raysr.prepare import PrepareConfig, prepare
@@ -126,7 +128,8 @@ def _finish(
     config: CompareConfig, specs: list[TrialSpec], resources: Resources, console: Console, perceptual: PerceptualInfo
 ) -> Outcome:
     """Run what has not ended yet, and gather everything."""
-    run = specs[0].run
+    begun, run = time.monotonic(), specs[0].run
+    _tell_forecast(config, specs, resources, console)
     broken: dict[tuple[str, int], str] = {}
     try:
         if config.search.usd is not None and not config.search_at_frozen_cost:
@@ -139,8 +142,31 @@ def _finish(
     finally:
         drop_targets(specs[0].targets)
     gather(run, rows)
+    console.print(taken(rows, time.monotonic() - begun), soft_wrap=True, highlight=False)
     first = next((row.error for row in rows if row.status == "failed"), None)
     return Outcome(Run.read(run), first, interrupted)
+
+
+def _tell_forecast(config: CompareConfig, specs: list[TrialSpec], resources: Resources, console: Console) -> None:
+    """Say what the trials that are left will cost and take."""
+    left = [spec for spec in specs if ended_row(spec) is None]
+    if not left:
+        return
+    pace = trial_pace(left, resources)
+    if isinstance(pace, str):
+        console.print(f"no forecast: {pace}", soft_wrap=True, highlight=False, markup=False)
+        return
+    searching = any(not spec.untrained and not searched(spec) for spec in left)
+    told = forecast(
+        left,
+        pace,
+        Manifest.read(left[0].data).pairs["val"],
+        workers=resources.workers_per_trial,
+        at_once=resources.max_concurrent,
+        search_usd=(config.search.usd or 0.0) if searching else 0.0,
+        notional=not resources.use_gpu,
+    )
+    console.print(told.line(), soft_wrap=True, highlight=False)
 
 
 def _all_timed(config: CompareConfig, specs: list[TrialSpec]) -> bool:

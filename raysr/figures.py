@@ -1,10 +1,13 @@
 """The report's figures: quality against dollars, and one validation picture through every network."""
 
 import base64
+import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
+from PIL import Image, ImageDraw, ImageFont
 
 from raysr import storage
 from raysr.findings import Findings
@@ -83,6 +86,50 @@ def pictures(found: Findings) -> list[Picture]:
                 shown.append(Picture(row.title, _data_address(location), caption))
                 break
     return shown
+
+
+SHOWN_PX = 512
+"""Least side of a picture of `side_by_side`: smaller ones are enlarged by whole pixels."""
+
+
+def side_by_side(found: Findings) -> bytes | None:
+    """PNG of the first validation picture by bicubic, by the best network, and as it is; None where one is missing.
+
+    The best network is the trained one of the best score, also where bicubic wins, by its seed of median score.
+    """
+    run = found.run
+    best = next((row for row in found.standings if row.trained and row.finished), None)
+    if best is None:
+        return None
+    finished = [trial for trial in run.trials if trial.arch == best.arch and trial.status == "finished"]
+    ranked = sorted(finished, key=lambda trial: (trial.perceptual or math.inf, trial.seed))
+    seed = ranked[(len(ranked) - 1) // 2].seed
+    places = [
+        ("bicubic", storage.join(TrialFiles(run.folder, "bicubic", 0).folder, "picture.png")),
+        (f"{best.title}, seed {seed}", storage.join(TrialFiles(run.folder, best.arch, seed).folder, "picture.png")),
+        ("original", storage.join(run.folder, "pictures", "hr.png")),
+    ]
+    if not all(storage.exists(location) for _, location in places):
+        return None
+    panels = [_panel(title, Image.open(io.BytesIO(storage.read_bytes(location)))) for title, location in places]
+    whole = Image.new("L", (sum(one.width for one in panels) + 8 * (len(panels) - 1), panels[0].height), 255)
+    left = 0
+    for panel in panels:
+        whole.paste(panel, (left, 0))
+        left += panel.width + 8
+    out = io.BytesIO()
+    whole.save(out, "PNG")
+    return out.getvalue()
+
+
+def _panel(title: str, picture: Image.Image) -> Image.Image:
+    """The picture under its title."""
+    times = max(1, -(-SHOWN_PX // max(picture.size)))
+    large = picture.convert("L").resize((times * picture.width, times * picture.height), Image.Resampling.NEAREST)
+    panel = Image.new("L", (large.width, large.height + 28), 255)
+    ImageDraw.Draw(panel).text((4, 4), title, fill=0, font=ImageFont.load_default(18))
+    panel.paste(large, (0, 28))
+    return panel
 
 
 def _data_address(location: str) -> str:

@@ -204,7 +204,7 @@ def _disagreements(run: Run, rows: list[Standing], leader: Standing, pairs: dict
     for metric in METRICS:
         best = _first(rows, metric)
         if best is not None and best.arch != leader.arch:
-            sure = "" if _beats(pairs, metric, best.arch, leader.arch) else " (not separable)"
+            sure = "" if _beats(pairs, metric, best.arch, leader.arch) else " (not certain)"
             said.append(f"{metric_titles(run)[metric]} puts {best.title} first{sure}")
     return [f"The metrics disagree: {'; '.join(said)}."] if said else []
 
@@ -217,7 +217,7 @@ def _without_bars(run: Run, rows: list[Standing], pairs: dict[str, list[Differen
         inside = metric + CONTENT
         whole, best = _first(rows, metric), _first(rows, inside)
         if inside in titles and whole is not None and best is not None and best.arch != whole.arch:
-            sure = "" if _beats(pairs, inside, best.arch, whole.arch) else " (not separable)"
+            sure = "" if _beats(pairs, inside, best.arch, whole.arch) else " (not certain)"
             said.append(f"{titles[metric]} puts {best.title} first inside them, {whole.title} on whole squares{sure}")
     return [f"The black bars around the pictures change the order: {'; '.join(said)}."] if said else []
 

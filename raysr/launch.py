@@ -34,6 +34,7 @@ from raysr.cluster import (
     use_assigned_cpus,
 )
 from raysr.device import Device, this_device
+from raysr.forecast import Pace, measure_pace
 from raysr.losses import PerceptualInfo
 from raysr.presets import CompareConfig
 from raysr.progress import BOARD_S, Board, ProgressDisplay, Snapshot, remote_update
@@ -106,6 +107,25 @@ def trial_device(resources: Resources) -> Device:
     task: Any = ray.remote(this_device)
     kind = "cuda" if resources.use_gpu else "cpu"
     return ray.get(task.options(num_cpus=1, num_gpus=int(resources.use_gpu), resources=resources.model).remote(kind))
+
+
+def trial_pace(specs: list[TrialSpec], resources: Resources) -> Pace | str:
+    """How long a worker takes to enlarge and judge a validation picture by each architecture of `specs`.
+
+    A network that fails here fails its trials, which tell more: the reason alone comes back.
+    """
+    device = torch.device("cuda" if resources.use_gpu else "cpu")
+
+    def measure() -> Pace:
+        use_assigned_cpus()
+        return measure_pace(specs, device)
+
+    task: Any = ray.remote(measure)
+    options = {"num_gpus": int(resources.use_gpu), "resources": resources.model}
+    try:
+        return ray.get(task.options(num_cpus=resources.cpus_per_worker, **options).remote())
+    except ray.exceptions.RayError as error:
+        return str(error).strip().splitlines()[-1]
 
 
 def ended_row(spec: TrialSpec) -> TrialRow | None:
@@ -216,7 +236,8 @@ def _tune(
         # A trial only waits for its workers: a token of memory keeps it from taking a CPU away from them.
         ray.tune.with_resources(_driver(specs, resources, store, worker, extra), {"memory": 1_000_000, **on_head()}),
         param_space={"trial": ray.tune.grid_search([{"arch": s.arch, "seed": s.seed} for s in shuffled])},
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=resources.max_concurrent),
+        # A trial's driver only waits: the next trial takes its process over, which has imported everything.
+        tune_config=ray.tune.TuneConfig(max_concurrent_trials=resources.max_concurrent, reuse_actors=True),
         run_config=ray.tune.RunConfig(
             name="tune", storage_path=store, verbose=0, callbacks=[TensorBoard(storage.join(run, "tensorboard"))]
         ),

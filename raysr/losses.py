@@ -5,10 +5,12 @@ build none.
 """
 
 import hashlib
+import importlib.util
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -18,7 +20,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from raysr.weights import INSTALL, PACKAGE, VERSION, Trunk, WeightsError, packaged_file, read_packaged
+from raysr.weights import CONVOLUTIONS, INSTALL, PACKAGE, VERSION, Trunk, WeightsError, packaged_file, read_packaged
 
 PerceptualWeights = Literal["vgg", "vgg-random"]
 
@@ -50,17 +52,48 @@ class Perceptual(nn.Module):
     """Distance between pictures by the `lpips` package: frozen trunk, learned linear heads v0.1.
 
     Colours are taken as they are, luminance is copied to three channels; both go from [0, 1] to the [-1, 1] that LPIPS
-    expects (Zhang et al. 2018). `network` is an `lpips.LPIPS`.
+    expects (Zhang et al. 2018).
     """
 
-    def __init__(self, network: Any, info: PerceptualInfo) -> None:
+    def __init__(
+        self, trunk: Trunk, state: Mapping[str, Tensor], heads: Sequence[Tensor], info: PerceptualInfo
+    ) -> None:
+        """Take the trunk's tensors by torchvision's names (`features.0.weight`), and five heads of a weight a channel.
+
+        The tensors are shared, and never written to.
+        """
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.trunk: Trunk = trunk
         self.info = info
+        self._names = {name: name.replace(".", "_") for name in state}
+        for name, buffer in self._names.items():
+            self.register_buffer(buffer, state[name])
+        for index, head in enumerate(heads):
+            self.register_buffer(f"head{index}", head)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The trunk's tensors by torchvision's names."""
+        return {name: self.get_buffer(buffer) for name, buffer in self._names.items()}
+
+    @property
+    def heads(self) -> list[Tensor]:
+        """The weight of each channel, of each of the five layers that are compared."""
+        return [self.get_buffer(f"head{index}") for index in range(5)]
+
+    @cached_property
+    def network(self) -> Any:
+        """The package's own `lpips.LPIPS` on these tensors; to import the package takes seconds."""
+        return _package_network(self.trunk, self.state, self.heads)
 
     def forward(self, sr: Float[Tensor, "n c h w"], hr: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """Distance of each pair, 0 for equal pictures; 1 or 3 channels in [0, 1], sides of at least 16 pixels."""
         return self.network(*(picture.expand(-1, 3, -1, -1) * 2 - 1 for picture in (sr, hr))).flatten()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Called by `to` and its like: the package's network is made anew on what the tensors have become."""
+        self.__dict__.pop("network", None)
+        return super()._apply(fn, recurse)
 
 
 def load_perceptual(weights: PerceptualWeights, vgg_weights: str | None = None) -> Perceptual:
@@ -73,12 +106,12 @@ def load_perceptual(weights: PerceptualWeights, vgg_weights: str | None = None) 
     if weights == "vgg-random":
         if vgg_weights is not None:
             raise WeightsError(f"--vgg-weights {vgg_weights} contradicts --perceptual vgg-random; leave one out")
-        network = _untrained("vgg")
+        state = _draw_vgg()
         # Scores of a random trunk are never called LPIPS alone: its features were not learned from anything.
         info = PerceptualInfo(
-            name="LPIPS (random VGG)", weights_sha256=_digest(network.net), source="drawn at random from seed 0"
+            name="LPIPS (random VGG)", weights_sha256=_digest("vgg", state), source="drawn at random from seed 0"
         )
-        return Perceptual(network, info)
+        return Perceptual("vgg", state, _read_heads("vgg"), info)
     return _pretrained("vgg", vgg_weights)
 
 
@@ -104,37 +137,53 @@ def perceptual_infos(
     return load_perceptual(weights, vgg_weights).info, alex.info if alex is not None else None
 
 
-def _untrained(trunk: Trunk) -> Any:
-    """An `lpips.LPIPS` with its learned heads and a trunk drawn from a fixed seed."""
+def _draw_vgg() -> dict[str, Tensor]:
+    """VGG16's convolutions as torchvision draws them from a fixed seed."""
     import lpips
 
     with torch.random.fork_rng(devices=[]), _old_names():
         torch.manual_seed(0)
-        return lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
+        network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    drawn = network.net.state_dict()
+    return {name: drawn[theirs] for name, theirs in _package_names("vgg").items()}
 
 
-def _with_trunk(trunk: Trunk, state: Mapping[str, Tensor], source: str) -> Any:
-    """An `lpips.LPIPS` with its learned heads and these tensors of torchvision's names.
+def _package_names(trunk: Trunk) -> dict[str, str]:
+    """`slice3.12.bias` for `features.12.bias`: lpips cuts the trunk into parts and keeps each layer's number."""
+    names: dict[str, str] = {}
+    for one in CONVOLUTIONS[trunk]:
+        part = f"slice{one.part}.{one.layer}"
+        names |= {one.weight: f"{part}.weight", one.bias: f"{part}.bias"}
+    return names
+
+
+def _read_heads(trunk: Trunk) -> list[Tensor]:
+    """The learned weights of the lpips package (v0.1), read without importing it."""
+    spec = importlib.util.find_spec("lpips")
+    assert spec is not None  # noqa: S101
+    assert spec.origin is not None  # noqa: S101
+    file = Path(spec.origin).with_name("weights") / "v0.1" / f"{trunk}.pth"
+    heads: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return [heads[f"lin{index}.model.1.weight"].flatten() for index in range(5)]
+
+
+def _package_network(trunk: Trunk, state: Mapping[str, Tensor], heads: Sequence[Tensor]) -> Any:
+    """An `lpips.LPIPS` on these tensors, frozen.
 
     No weight is drawn: torchvision's VGG16 would draw 138 million, most of them of a classifier that LPIPS has no use
-    for. Raises WeightsError where tensors are missing or have another shape.
+    for.
     """
     import lpips
 
     with torch.device("meta"), _old_names():
         network = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
-    heads = Path(lpips.__file__).with_name("weights") / "v0.1" / f"{trunk}.pth"
-    network.load_state_dict(torch.load(heads, map_location="cpu", weights_only=True), strict=False, assign=True)
-    wanted = network.net.state_dict()
-    # lpips cuts torchvision's `features` into slices but keeps the index of each layer: slice3.12.bias.
-    given = {key: state.get(f"features.{key.split('.', 1)[1]}") for key in wanted}
-    wrong = [key for key, tensor in given.items() if tensor is None or tensor.shape != wanted[key].shape]
-    if wrong:
-        raise WeightsError(f"{source} is no torchvision {trunk} state dict: {len(wrong)} tensors are missing or differ")
-    network.net.load_state_dict(
-        {key: tensor.float() for key, tensor in given.items() if tensor is not None}, assign=True
-    )
-    return network
+    named = {theirs: state[name] for name, theirs in _package_names(trunk).items()}
+    network.net.load_state_dict(named, assign=True)
+    for index, head in enumerate(heads):
+        network.get_submodule(f"lin{index}").load_state_dict({"model.1.weight": head.view(1, -1, 1, 1)}, assign=True)
+    scaling = network.scaling_layer
+    scaling.to(heads[0].device, heads[0].dtype)
+    return network.requires_grad_(False).eval()
 
 
 @contextmanager
@@ -149,12 +198,18 @@ def _old_names() -> Generator[None]:
 def _pretrained(trunk: Trunk, file: str | None) -> Perceptual:
     """The distance on a pretrained trunk. It is named LPIPS (VGG) or LPIPS (Alex) where its tensors are torchvision's,
     or its file is; else its name has the hash of the tensors."""
-    state, source, of_torchvision = _find_state(trunk, file)
-    network = _with_trunk(trunk, state, source)
-    digest, title = _digest(network.net), _TITLES[trunk]
+    found, source, of_torchvision = _find_state(trunk, file)
+    wanted: dict[str, tuple[int, ...]] = {}
+    for one in CONVOLUTIONS[trunk]:
+        wanted |= {one.weight: (one.given, one.taken, one.kernel, one.kernel), one.bias: (one.given,)}
+    wrong = [name for name, shape in wanted.items() if name not in found or found[name].shape != shape]
+    if wrong:
+        raise WeightsError(f"{source} is no torchvision {trunk} state dict: {len(wrong)} tensors are missing or differ")
+    state = {name: found[name].float() for name in wanted}
+    digest, title = _digest(trunk, state), _TITLES[trunk]
     published = of_torchvision or digest == PUBLISHED[trunk]
     name = f"LPIPS ({title})" if published else f"LPIPS ({title} {digest[:8]})"
-    return Perceptual(network, PerceptualInfo(name=name, weights_sha256=digest, source=source))
+    return Perceptual(trunk, state, _read_heads(trunk), PerceptualInfo(name=name, weights_sha256=digest, source=source))
 
 
 def _find_state(trunk: Trunk, file: str | None) -> tuple[Mapping[str, Tensor], str, bool]:
@@ -209,9 +264,11 @@ def cached_weights(trunk: Trunk) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(_url(trunk)).name
 
 
-def _digest(module: nn.Module) -> str:
+def _digest(trunk: Trunk, state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the tensors in the order of their names in the lpips package, which every run so far has kept."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    names = _package_names(trunk)
+    for name in sorted(state, key=names.__getitem__):
+        digest.update(names[name].encode())
+        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

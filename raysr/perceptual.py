@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from raysr.losses import Perceptual
 from raysr.precision import Precision
+from raysr.weights import CONVOLUTIONS
 
 EPSILON = 1e-10
 """Added to a feature's length before it is divided by it, as in the lpips package."""
@@ -33,30 +34,21 @@ class PerceptualLoss(nn.Module):
     def __init__(self, perceptual: Perceptual, precision: Precision = "float32") -> None:
         """Take the weights of `perceptual`, whose trunk must be VGG16, for arithmetic in `precision`."""
         super().__init__()
-        network = perceptual.network
-        own: torch.dtype = next(network.parameters()).dtype
+        assert perceptual.trunk == "vgg"  # noqa: S101
+        state = perceptual.state
+        for index, head in enumerate(perceptual.heads):
+            self.register_buffer(f"head{index}", head, persistent=False)
+        own = perceptual.heads[0].dtype
         dtype = torch.bfloat16 if precision == "bfloat16" else own
-        self.slices: list[list[int | None]] = []
-        """Layers between two layers that are compared: numbers of convolutions, None for a pooling."""
-        convolutions: list[nn.Conv2d] = []
-        for index in range(5):
-            numbers: list[int | None] = []
-            for layer in getattr(network.net, f"slice{index + 1}"):
-                if isinstance(layer, nn.Conv2d):
-                    numbers.append(len(convolutions))
-                    convolutions.append(layer)
-                elif isinstance(layer, nn.MaxPool2d):
-                    numbers.append(None)
-            self.slices.append(numbers)
-            head = getattr(network, f"lin{index}").model[-1].weight
-            self.register_buffer(f"head{index}", head.detach().flatten(), persistent=False)
-        for number, layer in enumerate(convolutions):
-            assert layer.bias is not None  # noqa: S101
-            weight = layer.weight.detach()
-            weight = weight if number else _fold_luminance(weight, network.scaling_layer, dtype)
+        self.parts: list[list[int]] = [[] for _ in perceptual.heads]
+        """Numbers of the convolutions before each compared layer. Each part but the first begins with a pooling."""
+        for number, convolution in enumerate(CONVOLUTIONS["vgg"]):
+            self.parts[convolution.part - 1].append(number)
+            weight, bias = state[convolution.weight], state[convolution.bias]
+            weight = weight if number else _fold_luminance(weight, dtype)
             weight = weight.to(dtype, memory_format=torch.channels_last)
             self.register_buffer(f"weight{number}", weight, persistent=False)
-            self.register_buffer(f"bias{number}", layer.bias.detach().to(dtype), persistent=False)
+            self.register_buffer(f"bias{number}", bias.to(dtype), persistent=False)
 
     def forward(self, sr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
         """Distance of each pair in float32, 0 for equal pictures; values in [0, 1], sides of at least 16 pixels."""
@@ -68,7 +60,7 @@ class PerceptualLoss(nn.Module):
 
     @property
     def _heads(self) -> list[Tensor]:
-        return [self.get_buffer(f"head{index}") for index in range(len(self.slices))]
+        return [self.get_buffer(f"head{index}") for index in range(len(self.parts))]
 
     def between(self, sr: Sequence[Tensor], hr: Sequence[Tensor]) -> Float[Tensor, " n"]:
         """Distance of each pair of pictures by their `features`, without a gradient."""
@@ -80,25 +72,26 @@ class PerceptualLoss(nn.Module):
         y = y.to(self.get_buffer("head0").dtype) - CENTRE
         x = _luminance_channels(y, self.get_buffer("weight0").dtype).contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = []
-        for numbers in self.slices:
+        for numbers in self.parts:
+            x = nn.functional.max_pool2d(x, 2) if features else x
             for number in numbers:
-                if number is None:
-                    x = nn.functional.max_pool2d(x, 2)
-                else:
-                    weight, bias = self.get_buffer(f"weight{number}"), self.get_buffer(f"bias{number}")
-                    x = nn.functional.conv2d(x, weight, bias, padding=1).relu_()
+                weight, bias = self.get_buffer(f"weight{number}"), self.get_buffer(f"bias{number}")
+                x = nn.functional.conv2d(x, weight, bias, padding=1).relu_()
             features.append(x)
         return features
 
 
-def _fold_luminance(
-    weight: Float[Tensor, "o 3 3 3"], scaling: nn.Module, dtype: torch.dtype
-) -> Float[Tensor, "o c 3 3"]:
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+"""What LPIPS takes from each colour in [-1, 1], and divides it by: ImageNet's mean and deviation."""
+
+
+def _fold_luminance(weight: Float[Tensor, "o 3 3 3"], dtype: torch.dtype) -> Float[Tensor, "o c 3 3"]:
     """The first convolution for the channels of `_luminance_channels`.
 
     (2 y - 1 - shift) / scale of each colour, parted into what luminance less CENTRE and what 1 is multiplied with.
     """
-    shift, scale = scaling.get_buffer("shift"), scaling.get_buffer("scale")
+    # The package has them in float32, also where it computes in another type.
+    shift, scale = (torch.tensor(values).to(weight)[None, :, None, None] for values in (SHIFT, SCALE))
     of_y, of_one = ((weight * part).sum(1) for part in (2 / scale, (2 * CENTRE - 1 - shift) / scale))
     if dtype == weight.dtype:
         return torch.stack([of_y, of_one], 1)

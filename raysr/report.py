@@ -1,12 +1,14 @@
 """How a run's findings are shown: the terminal's table, `table.md` (the paper's Table 1 beside ours), `report.html`."""
 
+import base64
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
 from raysr import storage
 from raysr.cost import format_usd
-from raysr.figures import pictures, quality_curve
+from raysr.figures import pictures, quality_curve, side_by_side
 from raysr.findings import Findings, find, shown_p, with_interval
 from raysr.models import find_architecture, label
 from raysr.runs import Run, TrialRow
@@ -55,9 +57,7 @@ def print_table(run: Run, console: Console) -> None:
         console.print(sentence, highlight=False, markup=False)
     for sentence in found.warnings:
         console.print(f"! {sentence}", highlight=False, markup=False)
-    console.print(
-        f"{len(found.notes)} notes, every pair and the bill stand in the report.", style="dim", highlight=False
-    )
+    console.print("Every pair, the bill and notes on prices and schedules stand in the report.", style="dim")
 
 
 def _difference_cells(one: Difference) -> list[str]:
@@ -160,14 +160,29 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+BEFORE_AFTER = "before_after.png"
+"""In the run's folder: the first validation picture by bicubic, by the best network, and as it is."""
+
+
+def print_places(run: Run, report: str, console: Console) -> None:
+    """Print where the report lies, and the picture."""
+    places = {"report": report, "before and after": storage.join(run.folder, BEFORE_AFTER)}
+    for what, place in places.items():
+        if storage.exists(place):
+            console.print(f"{what}: {place}", soft_wrap=True, highlight=False, markup=False)
+
+
 def write_report(run: Run) -> str:
-    """Write `table.md` and the self-contained `report.html` into the run's folder; returns the report's path.
+    """Write `table.md`, the self-contained `report.html` and a picture into the run's folder; returns where it lies.
 
     Those of a repriced run stand beside them, with the price in their names.
     """
     price = f"-at-{run.info['price']['usd_per_hour']:g}" if "charged_price" in run.info else ""
     found = find(run)
     storage.write_text(storage.join(run.folder, f"table{price}.md"), table_markdown(found))
+    picture = side_by_side(found)
+    if picture is not None:
+        storage.write_bytes(storage.join(run.folder, BEFORE_AFTER), picture)
     environment = Environment(loader=PackageLoader("raysr", "."), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("report.html.j2").render(
         run=run,
@@ -184,6 +199,7 @@ def write_report(run: Run) -> str:
         bill=bill(run),
         curve=quality_curve(run),
         pictures=pictures(found),
+        side_by_side=None if picture is None else f"data:image/png;base64,{base64.b64encode(picture).decode()}",
     )
     location = storage.join(run.folder, f"report{price}.html")
     storage.write_text(location, page)

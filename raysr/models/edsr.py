@@ -34,7 +34,13 @@ class EDSR(nn.Module):
         body = [residual_block(width, share=residual_scale) for _ in range(blocks)]
         self.head = conv(1, width)
         self.body = Residual(*body, conv(width, width))
-        self.tail = nn.Sequential(shuffled_up(scale, width), conv(width, 1))
+        last = conv(width, 1)
+        self.tail = nn.Sequential(shuffled_up(scale, width), last)
+        if skip:
+            # Torch's start adds noise of half the range to bicubic, which takes hundreds of steps to unlearn. The
+            # Inverted U-Net's last layer has 16 channels, and starts near bicubic by itself.
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, lr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 H W"]:
         """Enlarge `lr`."""
