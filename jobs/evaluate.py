@@ -1,4 +1,4 @@
-"""Score a network on test sets by a protocol: `python jobs/evaluate.py --model CHECKPOINT --sets Set5 Set14`."""
+"""Score a network, or every network of a run, on test sets: `python jobs/evaluate.py --model RUN --sets Set5 Set14`."""
 
 import sys
 
@@ -6,32 +6,34 @@ import tyro
 
 from raysr.benchmark import EvaluateConfig, evaluate_sets
 from raysr.cli import fail, make_console
+from raysr.judge_run import evaluate_run, is_run, print_run_evaluation, write_run_json
 from raysr.scoresheet import print_evaluation, write_json
-from raysr.selfcheck import self_check
+from raysr.selfcheck import print_findings, self_check
 
 
 def main() -> None:
     console = make_console()
     try:
         config = tyro.cli(EvaluateConfig, description=__doc__)
+        whole_run = is_run(config.model)
         with console.status("reading") as status:
-            findings = self_check(config, status.update) if config.self_check else None
-            evaluation = evaluate_sets(config, status.update) if findings is None else None
-        if evaluation is not None:
-            print_evaluation(evaluation, console)
-            if config.json is not None:
-                write_json(evaluation, config.json)
+            if config.self_check:
+                findings = self_check(config, status.update)
+            else:
+                found = (evaluate_run if whole_run else evaluate_sets)(config, status.update)
+        if config.self_check:
+            sys.exit(not print_findings(findings, console))
+        show, write = (print_run_evaluation, write_run_json) if whole_run else (print_evaluation, write_json)
+        show(found, console)
+        if config.json is not None:
+            write(found, config.json)
     except (ValueError, OSError, RuntimeError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("stopped before the first picture was scored", code=130)
-    if evaluation is not None:
-        if evaluation.interrupted:
-            fail("stopped before the end; what was scored stands above", code=130)
-        sys.exit(0 if all(result.scored for result in evaluation.sets) else 1)
-    for finding in findings or ():
-        console.print(finding.message, soft_wrap=True, markup=False, highlight=False)
-    sys.exit(0 if all(finding.right for finding in findings or ()) else 1)
+    if found.interrupted:
+        fail("stopped before the end; what was scored stands above", code=130)
+    sys.exit(not found.complete)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,12 @@ from raysr.testsets import find_set
 class EvaluateConfig:
     """Score a network on test sets, by a protocol that stands beside every score."""
 
-    sets: tuple[str, ...]
+    sets: tuple[str, ...] = ()
     """Folders of high-resolution pictures (plain, or as EDSR, SelfExSR, BasicSR and DIV2K lay them out), or sets that
-    jobs/prepare.py made, of which the validation split is scored."""
+    jobs/prepare.py made, of which the validation split is scored. A run has its own, which none needs to name."""
     model: str = "bicubic"
-    """A checkpoint of a run, a community network in .pth or .safetensors, or `bicubic`."""
+    """The folder of a run, of which every finished network is scored; a checkpoint of a run, a community network in
+    .pth or .safetensors, or `bicubic`."""
     protocol: Literal["paper", "literature"] | None = None
     """None: literature for folders of pictures, and paper for prepared sets."""
     json: str | None = None
@@ -60,7 +61,7 @@ class EvaluateConfig:
     sr_bits: Bits | None = None
 
     def __post_init__(self) -> None:
-        if not self.sets:
+        if not self.sets and not storage.exists(storage.join(self.model, "run.json")):
             raise ValueError("--sets takes at least one folder")
         if self.self_check and self.json is not None:
             raise ValueError("--self-check has no scores to write: leave --json out")
@@ -153,9 +154,20 @@ class Evaluation:
     interrupted: bool
     """Whether the user stopped it."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether every set has a picture that could be scored."""
+        return all(result.scored for result in self.sets)
 
-def evaluate_sets(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: None) -> Evaluation:
+
+def evaluate_sets(
+    config: EvaluateConfig,
+    tell: Callable[[str], None] = lambda _: None,
+    loaded: tuple[Judges, PerceptualChoice] | None = None,
+) -> Evaluation:
     """Score the model on each set; `tell` hears which picture is next. Ctrl-C ends it with what there is.
+
+    `loaded` are the judges of `load_judges`, where several models share them.
 
     Raises ValueError for a model, set or protocol that cannot be, ManifestError and WeightsError, and OSError where
     `config.json` cannot be written, before anything is measured.
@@ -165,7 +177,7 @@ def evaluate_sets(config: EvaluateConfig, tell: Callable[[str], None] = lambda _
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     exact_float32()
     upscaler = load_upscaler(config.model, config.scale, device, config.arch)
-    judges, weights = load_judges(config, device)
+    judges, weights = load_judges(config, device) if loaded is None else loaded
     bench = _Bench(config, upscaler, judges, weights, tell)
     results: list[SetResult] = []
     for folder, inputs in zip(config.sets, config.inputs or (None,) * len(config.sets), strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raysr.checkpoints import Upscaler
 from raysr.images import Box, Geometry, PictureError, make_pairs
+from raysr.judge import Judge
 from raysr.losses import Perceptual
 from raysr.metrics import Scores, score
 from raysr.pairs import PairRow, to_tensor, to_y
@@ -28,7 +29,8 @@ NO_NUMBERS = "the network's picture has values that are no numbers"
 class Judges(NamedTuple):
     """The networks that judge, where their weights are at hand."""
 
-    perceptual: Perceptual | None
+    perceptual: Perceptual | Judge | None
+    """A Judge takes luminance alone."""
     alex: Perceptual | None
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,10 +13,12 @@ from rich.table import Table
 from raysr import storage
 from raysr.benchmark import Evaluation, PictureScore, SetResult
 from raysr.evaluate import SCORE_NAMES, mean_scores
+from raysr.judge import Judge
 from raysr.judging import NO_NUMBERS
 from raysr.losses import Perceptual
 from raysr.protocol import Protocol
 from raysr.testsets import UNUSED
+from raysr.weights import INSTALL
 
 DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "perceptual": 4, "lpips_alex": 4}
 
@@ -57,7 +59,12 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         cells = [_cell(result, name, means[name]) for name in shown]
         table.add_row(result.name, str(len(result.scored)), *cells)
     console.print(table)
-    for line in _remarks(evaluation):
+    protocols = dict.fromkeys(result.protocol for result in evaluation.sets)
+    for protocol in protocols:
+        names = ", ".join(result.name for result in evaluation.sets if result.protocol == protocol)
+        line = f"{names} by {in_words(protocol)}" if len(protocols) > 1 else in_words(protocol)
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for line in remarks(evaluation):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -68,13 +75,10 @@ def _cell(result: SetResult, name: str, mean: float | None) -> str:
     return f"{mean:.{DIGITS[name]}f}" + (f" (of {count})" if count < len(result.scored) else "")
 
 
-def _remarks(evaluation: Evaluation) -> Iterator[str]:
-    protocols = dict.fromkeys(result.protocol for result in evaluation.sets)
-    for protocol in protocols:
-        names = [result.name for result in evaluation.sets if result.protocol == protocol]
-        yield f"{', '.join(names)} by {in_words(protocol)}" if len(protocols) > 1 else in_words(protocol)
+def remarks(evaluation: Evaluation) -> Iterator[str]:
+    """Where the inputs come from, and every picture that could not be used."""
     if evaluation.judges.perceptual is None:
-        yield "no perceptual distance: --vgg-weights FILE takes VGG16's weights, --perceptual vgg downloads them"
+        yield f"no LPIPS: VGG16's weights are missing; {INSTALL} brings them, or --vgg-weights FILE names them"
     for result in evaluation.sets:
         if not result.complete:
             yield f"{result.name}: stopped after {len(result.pictures)} pictures, so it has no mean"
@@ -102,8 +106,13 @@ def _notes(result: SetResult) -> Iterator[str]:
 
 def write_json(evaluation: Evaluation, location: str) -> None:
     """A line per picture, and a last one whose image_id is `mean`, each with its protocol; raises OSError."""
-    lines = [json.dumps(line, allow_nan=False) for line in json_lines(evaluation)]
-    storage.write_text(storage.absolute(location), "\n".join(lines) + "\n")
+    write_lines(json_lines(evaluation), location)
+
+
+def write_lines(lines: Sequence[Mapping[str, Any]], location: str) -> None:
+    """Write JSON lines, one below the other; raises OSError."""
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    storage.write_text(storage.absolute(location), text)
 
 
 def json_lines(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -146,6 +155,6 @@ def _finite(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _info(key: str, judge: Perceptual | None) -> dict[str, str | None]:
+def _info(key: str, judge: Perceptual | Judge | None) -> dict[str, str | None]:
     name, digest = (None, None) if judge is None else (judge.info.name, judge.info.weights_sha256)
     return {f"{key}_name": name, f"{key}_weights_sha256": digest}

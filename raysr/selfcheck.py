@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from raysr.benchmark import EvaluateConfig
 from raysr.checkpoints import load_upscaler
@@ -82,6 +83,13 @@ def self_check(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: N
         protocol = config.protocol_named("literature")
         findings.append(check_pictures(pictures, REFERENCES[known], protocol, use_given=not config.remake_inputs))
     return findings
+
+
+def print_findings(findings: list[Finding], console: Console) -> bool:
+    """Print what the check found; whether all of it is right."""
+    for finding in findings:
+        console.print(finding.message, soft_wrap=True, markup=False, highlight=False)
+    return all(finding.right for finding in findings)
 
 
 def check_pictures(

@@ -62,7 +62,7 @@ ORDER = [
     ),
     *("presets", "field", "resume", "launch", "search", "compare"),
     *("statistics", "standings", "caveats", "findings", "figures", "report", "cli"),
-    *("protocol", "testsets", "checkpoints", "judging", "benchmark", "scoresheet", "selfcheck"),
+    *("protocol", "testsets", "checkpoints", "judging", "benchmark", "scoresheet", "judge_run", "selfcheck"),
 ]
 """A module imports only from those before it."""
 
