@@ -54,7 +54,7 @@ def main() -> None:
         start = time.perf_counter()
         torch.manual_seed(0)
         model = build_model(arch, 2).to(device(), memory_format=layout)
-        loss = PerceptualLoss(load_perceptual("vgg-random"), precision).to(device())
+        loss = PerceptualLoss(load_perceptual("vgg"), precision).to(device())
         px = 2 * config.lr_px
         sizes = {"px": px, "scale": 2, "precision": precision, "device": device()}
         micro = choose_micro_batch(config.micro_batch, config.batch_size, model, loss, **sizes)

@@ -25,7 +25,7 @@ class Config:
 
 
 def way(config: Config, lean: bool, precision: Precision) -> Callable[[], np.ndarray]:
-    perceptual, layout = load_perceptual("vgg-random"), memory_format(precision)
+    perceptual, layout = load_perceptual("vgg"), memory_format(precision)
     if lean:
         keep_freed_memory()
     loss = PerceptualLoss(perceptual, precision) if lean else perceptual.to(memory_format=layout)

@@ -53,7 +53,7 @@ def main() -> None:
             if config.whole:
                 ways[f"whole, {micro} at a time"] = (whole, (step, arch, config.precision, micro))
         laps = race(ways, rounds=config.rounds, warm_up=1)
-        loss = PerceptualLoss(load_perceptual("vgg-random"), config.precision)
+        loss = PerceptualLoss(load_perceptual("vgg"), config.precision)
         need = estimate_step(build_model(arch, 2), loss, 2 * config.lr_px, 2, config.precision)
         (first, *_) = laps.values()
         for name, lap in laps.items():

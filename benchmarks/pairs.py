@@ -83,7 +83,7 @@ def main() -> None:
             print(f"| reading the set, {fit}, shuffled | {pairs:,.0f} | {pairs / loop:,.0f} |")
         print()
         for patch_px, batch_size, steps in ((32, 4, 200), (None, 2, 5)):
-            train = TrainConfig(perceptual="vgg-random", patch_px=patch_px, batch_size=batch_size)
+            train = TrainConfig(patch_px=patch_px, batch_size=batch_size)
             share = stall_share(str(root / "tiles"), str(root / "run"), train, steps)
             print(f"ESPCN, patch {patch_px}, batch {batch_size}: waits {share:.2%} of its paid time")
 

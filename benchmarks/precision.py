@@ -58,7 +58,7 @@ def main() -> None:
         start_ray()
         prepare(PrepareConfig(source="bundled", out=str(root / "set"), geometry=DEMO_GEOMETRY))
         ray.shutdown()
-        print(f"{config.steps} steps, {config.seeds} seeds, LPIPS (random VGG), torch {torch.__version__}\n")
+        print(f"{config.steps} steps, {config.seeds} seeds, LPIPS (VGG), torch {torch.__version__}\n")
         print("| network | float32 | bfloat16 | mean difference | its standard error | standard deviation of seeds |")
         print("|---|---|---|---|---|---|")
         for arch in config.archs:

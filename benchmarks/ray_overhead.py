@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +19,7 @@ import tyro
 from race import machine
 from rich.console import Console
 
-from raysr.cluster import QUIET, WORKERS, start_ray
+from raysr.cluster import ALONE, QUIET, WORKERS, start_ray
 from raysr.compare import compare
 from raysr.cost import Budget
 from raysr.ledger import Ledger
@@ -35,6 +36,8 @@ class Config:
     seconds: float = 20
     """Budget of each trial."""
     rounds: int = 3
+    later: int = 4
+    """Trials after the first of a run."""
     patch_px: int = 64
     batch_size: int = 4
     niceness: int | None = None
@@ -62,9 +65,20 @@ def looked_at(outcome: Outcome, arch: str, begun: float) -> Run:
     }
 
 
+def between_trials(outcome: Outcome) -> list[float]:
+    """Seconds from the end of each trial to the first work of the next, its set-up included."""
+    times: list[tuple[float, float]] = []
+    for row in outcome.run.trials:
+        assert row.status == "finished", row.error
+        events = Ledger(outcome.run.folder, trial_name(row.arch, row.seed)).read()
+        times.append(tuple(datetime.fromisoformat(events[end].at).timestamp() for end in (0, -1)))
+    times.sort()
+    return [start - end for (_, end), (start, _) in pairwise(times)]
+
+
 def main() -> None:
     config = tyro.cli(Config)
-    train = TrainConfig(perceptual="vgg-random", patch_px=config.patch_px, batch_size=config.batch_size, evaluate_at=())
+    train = TrainConfig(patch_px=config.patch_px, batch_size=config.batch_size, evaluate_at=())
     quiet, budget = Console(quiet=True), Budget(gpu_seconds=config.seconds)
     code = "import time; a = time.time(); import raysr.compare; print(time.time() - a)"
     imports = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
@@ -74,9 +88,8 @@ def main() -> None:
         data, out = f"{folder}/set", f"{folder}/runs"
         begun = time.time()
         if config.niceness is not None:
-            os.environ.update(QUIET)
-            system = {"worker_niceness": config.niceness}
-            ray.init(runtime_env={"env_vars": WORKERS}, include_dashboard=False, _system_config=system)
+            os.environ.update(QUIET | WORKERS | ALONE)
+            ray.init(include_dashboard=False, _system_config={"worker_niceness": config.niceness})
         start_ray()
         ray_start = time.time() - begun
         prepare(PrepareConfig(source="bundled", out=data, geometry=DEMO_GEOMETRY))
@@ -88,6 +101,8 @@ def main() -> None:
             settings = {"archs": (config.arch,), "data": data, "out": out, "budget": budget, "train": train}
             many = compare(CompareConfig(preset="paper", seeds=1, **settings), quiet)
             inside.append(looked_at(many, config.arch, begun))
+        settings |= {"budget": Budget(gpu_seconds=3), "train": replace(train, evaluate_at=())}
+        gaps = between_trials(compare(CompareConfig(preset="paper", seeds=1 + config.later, **settings), quiet))
         ray.shutdown()
     print(f"{config.arch}, patch {config.patch_px}, batch {config.batch_size}, {machine()}\n")
     print(f"| median of {config.rounds} | bare loop | in Tune and Train |\n|---|---|---|")
@@ -97,6 +112,8 @@ def main() -> None:
     for part in bare[0][1]:
         times = [median(seconds[part] for _, seconds in runs) for runs in (bare, inside)]
         print(f"| s: {part} | {times[0]:.1f} | {times[1]:.1f} |")
+    span = f"{median(gaps):.1f} ({min(gaps):.1f} to {max(gaps):.1f})"
+    print(f"| s: from a trial's end to the first work of the next | | {span} |")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def answer(loss: torch.Tensor, model: nn.Module) -> np.ndarray:
 def plain(config: Config, arch: str, precision: Precision) -> Callable[[], np.ndarray]:
     layout = memory_format(precision)
     model, (lr, hr) = network(arch, fused=False).to(memory_format=layout), pairs(config, layout)
-    loss = load_perceptual("vgg-random").to(device(), memory_format=layout)
+    loss = load_perceptual("vgg").to(device(), memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), 0.0)  # all steps alike, and Adam's work all the same
 
     def run() -> np.ndarray:
@@ -72,7 +72,7 @@ def ours(config: Config, arch: str, precision: Precision, micro_batch: int | Non
     keep_freed_memory()
     layout = memory_format(precision)
     model, (lr, hr) = network(arch, fused=True).to(memory_format=layout), pairs(config, layout)
-    loss = PerceptualLoss(load_perceptual("vgg-random"), precision).to(device())
+    loss = PerceptualLoss(load_perceptual("vgg"), precision).to(device())
     optimizer = torch.optim.Adam(model.parameters(), 0.0, fused=True)
     at_a_time = micro_batch or config.batch_size
     stepper = Stepper(model, loss, optimizer, device=device(), precision=precision, micro_batch=at_a_time)
@@ -115,7 +115,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for arch in config.archs:
         laps, rate = race_arch(config, arch)
-        needed = n * count_arch(build_model(arch, 2), PerceptualLoss(load_perceptual("vgg-random")), 2 * px, 2).total
+        needed = n * count_arch(build_model(arch, 2), PerceptualLoss(load_perceptual("vgg")), 2 * px, 2).total
         first, second = laps["plain, float32"].seconds, laps["plain, bfloat16"].seconds
         for name, lap in laps.items():
             cells = [arch, name, f"{lap.seconds:.3f}", f"{n / lap.seconds:.2f}", f"{first / lap.seconds:.2f}"]

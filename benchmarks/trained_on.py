@@ -1,7 +1,7 @@
 """What a network was trained on: runs that differ in nothing but their data, judged on the same pictures.
 
     python benchmarks/trained_on.py --runs pad=RUN tiles=RUN --network inverted_unet3 --sets data/pad data/tiles Set14 \
-        --perceptual vgg-random --padding out
+        --padding out
 
 Every seed of every run is scored as jobs/evaluate.py does it. Intervals take seeds and photographs both for random, and
 a difference is over the same seeds and photographs, as in a comparison's report.

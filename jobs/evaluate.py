@@ -18,11 +18,8 @@ def main() -> None:
         whole_run = is_run(config.model)
         with console.status("reading") as status:
             if config.self_check:
-                findings = self_check(config, status.update)
-            else:
-                found = (evaluate_run if whole_run else evaluate_sets)(config, status.update)
-        if config.self_check:
-            sys.exit(not print_findings(findings, console))
+                sys.exit(not print_findings(self_check(config, status.update), console))
+            found = (evaluate_run if whole_run else evaluate_sets)(config, status.update)
         show, write = (print_run_evaluation, write_run_json) if whole_run else (print_evaluation, write_json)
         show(found, console)
         if config.json is not None:

@@ -21,7 +21,7 @@ from raysr.prices import find_price
 from raysr.provenance import RunInfo, now
 from raysr.resume import read_resumed
 from raysr.runs import Outcome, Run, TrialFiles, amend, gather, new_run_folder
-from raysr.search import Found, check_search, find_settings, searched
+from raysr.search import Found, check_search, find_settings, judging_photographs, searched
 from raysr.spec import TrialSpec
 from raysr.train import check_trials
 
@@ -164,6 +164,7 @@ def _tell_forecast(config: CompareConfig, specs: list[TrialSpec], resources: Res
         workers=resources.workers_per_trial,
         at_once=resources.max_concurrent,
         search_usd=(config.search.usd or 0.0) if searching else 0.0,
+        search_pictures=len(judging_photographs(left[0].data)) if searching and config.search.usd else 0,
         notional=not resources.use_gpu,
     )
     console.print(told.line(), soft_wrap=True, highlight=False)

@@ -110,11 +110,13 @@ def forecast(
     workers: int,
     at_once: int,
     search_usd: float,
+    search_pictures: int,
     notional: bool,
 ) -> Forecast:
     """What `specs`, the trials that are left, will take on `workers` accelerators each, `at_once` at a time.
 
-    `pictures` validate. `search_usd` is what each architecture that trains has for a search that is still to come.
+    `pictures` validate. `search_usd` is what each trained architecture has for a search that is still to come, which
+    `search_pictures` judge.
     """
     price: Price = specs[0].price
     untrained = {spec.arch: spec.untrained for spec in {spec.arch: spec for spec in specs}.values()}
@@ -129,11 +131,12 @@ def forecast(
         usd = spec.budget.limit_usd(spec.price)
         known = known and usd is not None
         training_s += price.seconds(usd or 0.0) / workers
-    search_s = 0.0
     trained = [arch for arch, nothing in untrained.items() if not nothing]
-    if search_usd:
-        each = START_S + 3 * min(pictures, 40) * (pace.judge_s + max(pace.enlarge_s.values()))
-        search_s = len(trained) * (price.seconds(search_usd) + SEARCH_CONFIGURATIONS * each)
+    search_s = 0.0
+    for arch in trained if search_usd else ():
+        # A configuration is judged up to three times.
+        each = START_S + 3 * search_pictures * (pace.enlarge_s[arch] + pace.judge_s)
+        search_s += price.seconds(search_usd) + SEARCH_CONFIGURATIONS * each
     begun = sum(not untrained[spec.arch] for spec in specs)
     charged = price.usd(training_s * workers) if known else None
     searched_usd = search_usd * len(trained)

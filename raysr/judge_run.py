@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -121,9 +121,9 @@ def print_run_evaluation(found: RunEvaluation, console: Console) -> None:
     titles = {"perceptual": _name(first.judges.perceptual), "lpips_alex": _name(first.judges.alex)}
     titles |= {"ms_ssim": "MS-SSIM", "ssim": "SSIM", "psnr": "PSNR (dB)"}
     for index, result in enumerate(first.sets):
-        images = images_of(found, index)
+        images: Any = images_of(found, index)
         archs = list(dict.fromkeys(member.arch for member in found.evaluations))
-        metrics = [metric for metric in METRICS if titles[metric] and not images[metric].isna().all()]
+        metrics = [metric for metric in METRICS if titles[metric] and images[metric].count()]
         tables = {metric: {arch: score_table(images, arch, metric) for arch in archs} for metric in metrics}
         deciding = metrics[0]
         archs.sort(key=lambda arch: _mean(tables[deciding][arch]) * (-1 if METRICS[deciding] else 1))

