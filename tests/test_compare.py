@@ -44,7 +44,7 @@ from raysr.runs import Outcome, Run, TrialFiles
 from raysr.spec import TrainConfig, TrialSpec
 
 ROOT = Path(__file__).parents[1]
-TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
+TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, evaluate_at=(0.5,))
 SECONDS = 6.0
 TOLERANCE = 0.5
 
@@ -115,7 +115,7 @@ def test_the_rows_carry_every_promised_column(outcome: Outcome) -> None:
     for line in Path(outcome.run.folder, "trials.jsonl").read_text().splitlines():
         row = json.loads(line)
         assert promised <= set(row)
-        assert row["perceptual_name"] == "LPIPS (random VGG)"
+        assert row["perceptual_name"] == "LPIPS (VGG)"
 
 
 def test_learning_is_measured_from_before_the_first_step(outcome: Outcome) -> None:
@@ -147,7 +147,7 @@ def test_the_run_says_where_its_results_come_from(outcome: Outcome, pairs: str) 
     info = json.loads(Path(outcome.run.folder, "run.json").read_text())
     assert info["price"] == asdict(DEFAULT_PRICE)
     assert info["data"]["content_sha256"] == json.loads(Path(pairs, "manifest.json").read_text())["content_sha256"]
-    assert info["perceptual"]["name"] == "LPIPS (random VGG)"
+    assert info["perceptual"]["name"] == "LPIPS (VGG)"
     assert len(info["perceptual"]["weights_sha256"]) == 64
     assert info["notional"] is True
     assert {"raysr", "ray", "torch", "lpips", "python"} <= set(info["versions"])
@@ -169,9 +169,32 @@ def test_tensorboard_has_each_validation(outcome: Outcome) -> None:
 def test_without_a_terminal_there_is_a_line_a_validation_and_no_noise_of_ray(outcome: Outcome, said: StringIO) -> None:
     lines = said.getvalue().splitlines()
     assert lines[0] == f"run folder: {outcome.run.folder}"
+    # What it will cost and take stands before the first trial, and what it did at the end; both trained ones have 6 s.
+    told = r"3 trials to go: about 0:\d\d \(training 0:12, validation 0:0\d, starting 0:24\), and in notional dollars "
+    assert re.match(told + r"\$0\.000900 charged, about \$0\.00\d+ billed$", lines[1])
+    took = r"took \d:\d\d; each trial's own seconds add up to training 0:0\d, validation 0:0\d, set-up and checkpoints "
+    assert re.match(took, lines[-1])
     srcnn = [line.split("  ")[1] for line in lines if line.startswith("srcnn seed 0")]
     assert srcnn == ["training", "training", "training", "finished"]
-    assert all(re.match(r"run folder|(bicubic|espcn|srcnn) seed 0  ", line) for line in lines)
+    assert all(re.match(r"(bicubic|espcn|srcnn) seed 0  ", line) for line in lines[2:-1])
+
+
+def test_validations_between_score_the_whole_square_and_the_last_one_everything(outcome: Outcome) -> None:
+    history = outcome.run.history[outcome.run.history["arch"] == "srcnn"]
+    last = history["step"] == history["step"].max()
+    assert history["perceptual"].notna().all()
+    assert history[last]["perceptual_content"].notna().all()
+    assert history[~last]["perceptual_content"].isna().all()
+
+
+def test_what_was_kept_of_the_targets_is_gone_when_the_run_has_ended(outcome: Outcome) -> None:
+    assert not Path(outcome.run.folder, "targets").exists()
+
+
+def test_the_best_network_stands_beside_bicubic_and_the_original(outcome: Outcome) -> None:
+    write_report(outcome.run)
+    with Image.open(Path(outcome.run.folder, "before_after.png")) as picture:
+        assert picture.size == (3 * 512 + 2 * 8, 512 + 28)
 
 
 def test_the_report_of_a_run_with_a_failed_trial_names_it(outcome: Outcome) -> None:
@@ -267,7 +290,7 @@ def test_a_comparison_that_cannot_run_is_refused_at_once(
 
 
 def command(pairs: str, out: Path, *words: str) -> list[str]:
-    flags = ["--data", pairs, "--out", str(out), "--perceptual", "vgg-random", "--batch-size", "2", "--patch-px", "16"]
+    flags = ["--data", pairs, "--out", str(out), "--batch-size", "2", "--patch-px", "16"]
     flags += ["--seeds", "1", "--tolerance", str(TOLERANCE)]
     return [sys.executable, "jobs/compare.py", "paper", *flags, *words]
 
@@ -533,7 +556,7 @@ def test_variants_and_a_network_of_ones_own_are_searched_calibrated_and_compared
         assert rows[arch]["metered_usd"] != rows[arch]["charged_usd"]
     assert info["models"][own] == "my_network:MyNet, the user's own; features=4"
     assert "MyNet (features=4)" in done.stdout
-    assert "Narrow, before these runs and apart from their budget, had $0.00180" in done.stdout.replace("\n", " ")
+    assert "Narrow, before these runs and apart from their budget, had $0.00180" in (run / "table.md").read_text()
     assert (run / "checkpoints" / "my_network_MyNet_features_4-0.safetensors").is_file()
     # The same command goes on with the run: nothing is searched or timed again.
     again = [sys.executable, str(ROOT / "jobs/compare.py"), "paper", "--resume", str(run)]

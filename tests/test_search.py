@@ -1,23 +1,40 @@
 """The search's money and its third split; the whole of it on Ray is tried in test_compare."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ray.tune.search import Searcher
 
-from raysr.cost import Budget, Price
+from raysr.cost import Budget, Price, StepCost
+from raysr.launch import Resources
 from raysr.ledger import Ledger
 from raysr.pairs import PairSet
 from raysr.presets import SearchConfig
-from raysr.search import MOST_FAILURES, _Money, check_search, configured, draw, judging_photographs
+from raysr.runs import TrialFiles
+from raysr.search import (
+    MOST_FAILURES,
+    _Money,
+    _TuneReporter,
+    check_search,
+    configured,
+    draw,
+    find_settings,
+    judging_photographs,
+)
 from raysr.spec import TrainConfig, TrialSpec, open_sets
+from raysr.train import Reporter, run_trial
+from raysr.trial import Trial
+from raysr.world import World
 
 pytestmark = pytest.mark.ray
 
 DOLLAR_A_SECOND = Price(usd_per_hour=3600, source="test", date="2026-11-24")
-TRAIN = TrainConfig(batch_size=2, patch_px=16, perceptual="vgg-random")
+TRAIN = TrainConfig(batch_size=2, patch_px=16)
 SEARCH = SearchConfig(usd=36, batch_sizes=(1, 2))
 
 
@@ -121,3 +138,52 @@ def test_a_search_that_cannot_run_is_refused(base: TrialSpec) -> None:
         check_search(replace(SEARCH, batch_sizes=(2, 6)), [base], 1)
     with pytest.raises(ValueError, match="batch size 1 must be a positive multiple of the 2 workers"):
         check_search(SEARCH, [base], 2)
+
+
+def test_a_search_is_charged_the_frozen_cost_where_its_batch_size_is_fixed(
+    base: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AskedError(Exception):
+        pass
+
+    asked: list[TrialSpec] = []
+
+    def look(money: _Money, resources: object) -> None:
+        asked.append(configured(money.base, money.search, 3, 2.0))
+        raise AskedError
+
+    monkeypatch.setattr("raysr.search._tune", look)
+    spec = replace(base, held_out=(), frozen=StepCost(start_seconds=0, step_seconds=0.5))
+    for sizes in ((2,), (1, 2)):
+        with pytest.raises(AskedError):
+            find_settings(spec, replace(SEARCH, batch_sizes=sizes), Resources(False, 1, 1, 1))
+    fixed, free = asked
+    assert (fixed.frozen, fixed.frozen_steps) == (spec.frozen, 4)
+    assert (free.frozen, free.frozen_steps) == (None, None)
+
+
+def test_a_configuration_without_a_score_is_the_worst_and_no_error(
+    base: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", told.append)
+    trial = Trial(configured(base, SEARCH, 0, 9.0), World(device=torch.device("cpu")))
+    trial.validate()
+    for score in (math.nan, None, 0.5):
+        trial.curve[-1] = replace(trial.curve[-1], perceptual=score)
+        _TuneReporter(lambda _: None).validated(trial)
+    assert [one["perceptual"] for one in told] == [math.inf, math.inf, 0.5]
+    money = _Money(base, SEARCH)
+    for index in range(2):
+        assert isinstance(money.suggest(f"{index}"), dict)
+        spent(configured(base, SEARCH, index, 9.0), 1.0)
+        money.on_trial_complete(f"{index}", {"rung_usd": 1.0, "perceptual": (math.inf, 0.2)[index]})
+    assert [one.perceptual for one in money.tried()] == [None, 0.2]
+
+
+def test_a_search_does_not_judge_networks_that_have_learned_nothing(base: TrialSpec) -> None:
+    spec = replace(configured(base, SEARCH, 0, 9.0), budget=Budget(samples=8))
+    row = run_trial(Trial(spec, World(device=torch.device("cpu"))), Reporter(lambda _: None))
+    files = TrialFiles(spec.run, spec.arch, spec.seed)
+    assert row.perceptual_start is None
+    assert min(point.step for point in files.read_curve()) > 0

@@ -22,7 +22,7 @@ from raysr.spec import TrainConfig
 from raysr.train import TrainOneConfig, train_one
 
 ROOT = Path(__file__).parents[1]
-TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
+TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, evaluate_at=(0.5,))
 
 
 def test_a_network_trained_alone_leaves_a_run_like_a_comparison(small_set: str, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_network_trained_alone_leaves_a_run_like_a_comparison(small_set: str, 
     assert trial.status == "finished"
     assert trial.charged_usd == pytest.approx(4 * 0.27 / 3600, rel=0.5)
     assert outcome.run.info["price"]["usd_per_hour"] == 0.27
-    assert outcome.run.info["perceptual"]["name"] == "LPIPS (random VGG)"
+    assert outcome.run.info["perceptual"]["name"] == "LPIPS (VGG)"
     assert (
         outcome.run.info["data"]["content_sha256"]
         == json.loads(Path(small_set, "manifest.json").read_text())["content_sha256"]
@@ -96,7 +96,7 @@ def test_an_unknown_architecture_gets_a_hint() -> None:
 
 def test_ctrl_c_keeps_what_was_reached(small_set: str, tmp_path: Path) -> None:
     command = [sys.executable, "jobs/train.py", "espcn", "--data", small_set, "--out", str(tmp_path / "runs")]
-    command += ["--budget.gpu-seconds", "120", "--perceptual", "vgg-random", "--batch-size", "2", "--patch-px", "16"]
+    command += ["--budget.gpu-seconds", "120", "--batch-size", "2", "--patch-px", "16"]
     command += ["--evaluate-at", "0.01"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         assert job.stdout is not None
