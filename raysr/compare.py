@@ -13,6 +13,7 @@ from raysr.cost import Budget, Price, format_usd
 from raysr.forecast import forecast, taken
 from raysr.judge import TARGETS, drop_targets
 from raysr.launch import Resources, ended_row, run_all, share_out, time_all, trial_device, trial_pace
+from raysr.ledger import Ledger
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
 from raysr.prepare import PrepareConfig, prepare
@@ -164,6 +165,7 @@ def _tell_forecast(config: CompareConfig, specs: list[TrialSpec], resources: Res
         workers=resources.workers_per_trial,
         at_once=resources.max_concurrent,
         search_usd=(config.search.usd or 0.0) if searching else 0.0,
+        spent_usd={spec.name: spent.charged_usd for spec in left if (spent := Ledger(spec.run, spec.name).last())},
         search_pictures=len(judging_photographs(left[0].data)) if searching and config.search.usd else 0,
         notional=not resources.use_gpu,
     )

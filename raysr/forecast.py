@@ -1,7 +1,7 @@
 """What a comparison will cost and take, before it begins: training, validation and starting; and what it did take."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,12 +111,13 @@ def forecast(
     at_once: int,
     search_usd: float,
     search_pictures: int,
+    spent_usd: Mapping[str, float],
     notional: bool,
 ) -> Forecast:
     """What `specs`, the trials that are left, will take on `workers` accelerators each, `at_once` at a time.
 
     `pictures` validate. `search_usd` is what each trained architecture has for a search that is still to come, which
-    `search_pictures` judge.
+    `search_pictures` judge. `spent_usd` is what trials were charged before, by name.
     """
     price: Price = specs[0].price
     untrained = {spec.arch: spec.untrained for spec in {spec.arch: spec for spec in specs}.values()}
@@ -130,7 +131,7 @@ def forecast(
         validation_s += pictures * (last + between * looks) / workers
         usd = spec.budget.limit_usd(spec.price)
         known = known and usd is not None
-        training_s += price.seconds(usd or 0.0) / workers
+        training_s += price.seconds(max(0.0, (usd or 0.0) - spent_usd.get(spec.name, 0.0))) / workers
     trained = [arch for arch, nothing in untrained.items() if not nothing]
     search_s = 0.0
     for arch in trained if search_usd else ():

@@ -61,9 +61,11 @@ class Targets:
         file = self.folder / f"{name}.npy"
         try:
             flat = np.load(file, mmap_mode="c")
-        except FileNotFoundError:
-            return None
+        except (FileNotFoundError, EOFError, ValueError):
+            return None  # not kept yet, or cut off when the machine went down
         height, width = (int(side) for side in name.rsplit("-", 1)[1].split("x"))
+        if flat.shape != (sum(c * (height >> k) * (width >> k) for c, k in LAYERS),):
+            return None
         features: list[Tensor] = []
         start = 0
         for channels, halvings in LAYERS:

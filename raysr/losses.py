@@ -6,6 +6,7 @@ build none.
 
 import hashlib
 import importlib.util
+import io
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from urllib.error import URLError
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from raysr.weights import CONVOLUTIONS, INSTALL, PACKAGE, VERSION, Trunk, WeightsError, packaged_file, read_packaged
@@ -217,18 +218,19 @@ def _find_state(trunk: Trunk, file: str | None) -> tuple[Mapping[str, Tensor], s
     if file is None and packaged_file(trunk) is not None:
         return read_packaged(trunk), f"the package {PACKAGE} {VERSION}", False
     path = Path(file) if file is not None else _download(trunk)
-    state = _read_state(path)
-    official = hashlib.sha256(path.read_bytes()).hexdigest().startswith(_hash_in_name(_url(trunk)))
-    return state, str(path), official
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise WeightsError(f"no weights file at {path}") from error
+    official = hashlib.sha256(data).hexdigest().startswith(_hash_in_name(_url(trunk)))
+    return _read_state(path, data), str(path), official
+
+
+def _read_state(path: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load(data)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(f"{path} cannot be read as a state dict: {error}") from error
 

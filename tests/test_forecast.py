@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raysr.cost import Budget, Price, StepCost
-from raysr.forecast import START_S, Pace, clock, forecast, measure_pace, taken
+from raysr.forecast import START_S, Forecast, Pace, clock, forecast, measure_pace, taken
 from raysr.runs import TrialRow
 from raysr.spec import TrainConfig, TrialSpec
 
@@ -28,8 +28,9 @@ def trials(*archs: str, seeds: int = 1, budget: Budget = MINUTE) -> list[TrialSp
     ]
 
 
-def told(specs: list[TrialSpec], **changes: float):
-    settings = {"workers": 1, "at_once": 1, "search_usd": 0.0, "search_pictures": 10, "notional": False} | changes
+def told(specs: list[TrialSpec], **changes: object) -> Forecast:
+    settings = {"workers": 1, "at_once": 1, "search_usd": 0.0, "search_pictures": 10, "notional": False}
+    settings |= {"spent_usd": {}} | changes
     return forecast(specs, PACE, 10, **settings)  # pyright: ignore[reportArgumentType]
 
 
@@ -58,6 +59,12 @@ def test_two_workers_spend_a_budget_in_half_the_time() -> None:
     two = told(trials("espcn"), workers=2)
     assert two.training_s == pytest.approx(30)
     assert two.charged_usd == pytest.approx(0.060)
+
+
+def test_what_a_trial_has_spent_before_it_is_taken_up_again_is_not_to_come() -> None:
+    found = told(trials("espcn", seeds=2), spent_usd={"espcn-0": 0.045})
+    assert found.training_s == pytest.approx(60 + 15)
+    assert found.charged_usd == pytest.approx(0.075)
 
 
 def test_a_search_that_is_still_to_come_is_told_of() -> None:

@@ -74,6 +74,18 @@ def test_another_process_reads_what_one_has_kept(
     assert seen == [3, 3, 1, 1, 1, 3, 1, 1, 1]
 
 
+@pytest.mark.parametrize("left", [0, 60, 2000])
+def test_a_file_that_a_crash_has_cut_off_is_made_again(
+    left: int, package: Perceptual, pair: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    first = Judge(package, Targets(CPU, folder=str(tmp_path)))(*pair)
+    whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for file, data in whole.items():
+        file.write_bytes(data[:left])
+    assert torch.equal(Judge(package, Targets(CPU, folder=str(tmp_path)))(*pair), first)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
+
+
 def test_other_weights_do_not_read_these_files(
     package: Perceptual, pair: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
