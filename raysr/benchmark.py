@@ -92,7 +92,7 @@ def load_judges(config: EvaluateConfig, device: torch.device) -> tuple[Judges, P
     Raises WeightsError where weights that are named cannot be had.
     """
     if config.perceptual == "none":
-        return Judges(None, None), "none"
+        return Judges(None, None, unwanted=True), "none"
     found: PerceptualChoice = "vgg" if at_hand("vgg", config.vgg_weights) else "none"
     weights = found if config.perceptual == "auto" else config.perceptual
     perceptual = None if weights == "none" else load_perceptual(weights, config.vgg_weights).to(device)

@@ -14,7 +14,7 @@ STALL_SLACK = 0.02
 
 
 def caveats(run: Run) -> list[str]:
-    """Sentences, of which a run that went as it should has none but the cost of its timing."""
+    """Sentences, of which a run that went as it should has none."""
     return _seeds_added(run) + _off_the_clock(run) + _several_devices(run) + _several_shares(run) + _stalls(run)
 
 
@@ -29,27 +29,30 @@ def _seeds_added(run: Run) -> list[str]:
     ]
 
 
-def _off_the_clock(run: Run) -> list[str]:
-    """In calibrated mode: how the charge was made, and where the clock does not agree."""
+def calibrated_notes(run: Run) -> list[str]:
+    """In calibrated mode: how the charge was made."""
     if not _calibrated(run):
         return []
     timing = format_usd(Price(**run.info["price"]).usd(run.info["timing_seconds"]))
-    said = [
+    return [
         "Calibrated: every seed took the steps that its architecture's frozen cost of a step gave it. The timing cost "
         f"{timing}, which no trial pays."
     ]
+
+
+def _off_the_clock(run: Run) -> list[str]:
+    """In calibrated mode: where the clock does not agree with the charge."""
     off = [
         f"{trial.arch} seed {trial.seed} {trial.metered_usd / trial.charged_usd - 1:+.0%}"
         for trial in run.trials
         if trial.metered_usd and trial.charged_usd and abs(trial.metered_usd / trial.charged_usd - 1) > CLOCK_SLACK
     ]
-    if off:
-        said.append(
-            f"Warning: the clock disagrees with the frozen cost by more than {CLOCK_SLACK:.0%} for {listed(off)}: the "
-            "machine was busier, freer or another one than when the steps were timed, and in seconds the trials were "
-            "not equal."
-        )
-    return said
+    if not off or not _calibrated(run):
+        return []
+    return [
+        f"The clock disagrees with the frozen cost by more than {CLOCK_SLACK:.0%} for {listed(off)}: the machine was "
+        "busier, freer or another one than when the steps were timed, and in seconds the trials were not equal."
+    ]
 
 
 def _several_devices(run: Run) -> list[str]:
@@ -63,7 +66,7 @@ def _several_devices(run: Run) -> list[str]:
             f"The run was {several}: what is charged is the frozen cost of its steps; milliseconds a picture and the "
             "clock's seconds are of whatever device a trial had."
         ]
-    return [f"Warning: the run was {several}, and trials were charged by their own clocks: seconds do not compare."]
+    return [f"The run was {several}, and trials were charged by their own clocks: seconds do not compare."]
 
 
 def _several_shares(run: Run) -> list[str]:
@@ -101,7 +104,7 @@ def _stalls(run: Run) -> list[str]:
     if not slow:
         return []
     return [
-        f"Warning: more than {STALL_SLACK:.0%} of what was paid went into waiting for data, for {listed(slow)}: the "
+        f"More than {STALL_SLACK:.0%} of what was paid went into waiting for data, for {listed(slow)}: the "
         "storage was slow or the processor busy. --hold-data keeps the pairs on the accelerator."
     ]
 
@@ -111,7 +114,7 @@ def _calibrated(run: Run) -> bool:
     return config.get("mode") == "calibrated" or config.get("calibration") is not None
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], word: str = "and") -> str:
     """`a, b and c`."""
     *most, last = names
-    return " and ".join(filter(None, [", ".join(most), last]))
+    return f" {word} ".join(filter(None, [", ".join(most), last]))

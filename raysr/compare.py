@@ -87,7 +87,7 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
     start_ray()
     check_shared(old.run, "--resume")
     resources = _share_out(old.config, console)
-    specs = _specs(old.config, old.run, old.data, old.budget, old.price)
+    specs = _specs(old.config, old.run, old.data, old.budget, old.price, second_opinion=old.info["alex"] is not None)
     device = trial_device(resources)
     old.check_device(device, use_gpu=resources.use_gpu, every_cost_is_frozen=_all_timed(old.config, specs))
     check_trials(specs, old.config.workers_per_trial)
@@ -103,7 +103,9 @@ def _share_out(config: CompareConfig, console: Console) -> Resources:
     return share_out(config)
 
 
-def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Price) -> list[TrialSpec]:
+def _specs(
+    config: CompareConfig, run: str, data: str, budget: Budget, price: Price, *, second_opinion: bool = True
+) -> list[TrialSpec]:
     scale = Manifest.read(data).geometry.scale
     every = [
         TrialSpec(
@@ -119,6 +121,7 @@ def _specs(config: CompareConfig, run: str, data: str, budget: Budget, price: Pr
             checkpoint_every_s=config.checkpoint_every_s,
             scale=scale,
             targets=storage.join(run, TARGETS),
+            second_opinion=second_opinion,
         )
         for seed, arch in product(range(config.seeds), config.archs)
     ]
@@ -157,16 +160,17 @@ def _tell_forecast(config: CompareConfig, specs: list[TrialSpec], resources: Res
     if isinstance(pace, str):
         console.print(f"no forecast: {pace}", soft_wrap=True, highlight=False, markup=False)
         return
-    searching = any(not spec.untrained and not searched(spec) for spec in left)
+    searching = {spec.arch for spec in left if config.search.usd and not spec.untrained and not searched(spec)}
     told = forecast(
         left,
         pace,
         Manifest.read(left[0].data).pairs["val"],
         workers=resources.workers_per_trial,
         at_once=resources.max_concurrent,
-        search_usd=(config.search.usd or 0.0) if searching else 0.0,
+        searching=searching,
+        search_usd=config.search.usd or 0.0,
         spent_usd={spec.name: spent.charged_usd for spec in left if (spent := Ledger(spec.run, spec.name).last())},
-        search_pictures=len(judging_photographs(left[0].data)) if searching and config.search.usd else 0,
+        search_pictures=len(judging_photographs(left[0].data)) if searching else 0,
         notional=not resources.use_gpu,
     )
     console.print(told.line(), soft_wrap=True, highlight=False)

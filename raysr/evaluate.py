@@ -13,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
+from raysr.judge import Judge
 from raysr.metrics import Distance, Scores, score_batch, score_content
 from raysr.pairs import PairRow, to_tensor
 from raysr.precision import Precision, autocast
@@ -145,10 +146,11 @@ def _score_rows(
             content = square
             note = None if square.ms_ssim is not None else f"{hr.shape[-1]} pixels are too few for ms_ssim"
         elif not whole:
-            content, note = score_content(sr[one], hr[one], row.content_box, perceptual, alex, y_range)
-        inside = {f"{name}_content": value for name, value in asdict(content).items()}
+            inside = perceptual.once if isinstance(perceptual, Judge) else perceptual
+            content, note = score_content(sr[one], hr[one], row.content_box, inside, alex, y_range)
+        twins = {f"{name}_content": value for name, value in asdict(content).items()}
         scores.append(
-            ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(square), **inside, note=note)
+            ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(square), **twins, note=note)
         )
     return scores
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raysr.caveats import caveats, listed
+from raysr.caveats import calibrated_notes, caveats, listed
 from raysr.cost import format_usd
 from raysr.losses import PUBLISHED_NAME
 from raysr.models import find_architecture, label
@@ -72,7 +72,7 @@ def find(run: Run) -> Findings:
         fast_front=fast_front(rows),
         verdict=_verdict(run, rows, pairs),
         warnings=_warnings(run, rows),
-        notes=_notes(run),
+        notes=_without_bars(run, rows, pairs) + _notes(run),
     )
 
 
@@ -103,7 +103,7 @@ def _warnings(run: Run, rows: list[Standing]) -> list[str]:
 
 
 def _notes(run: Run) -> list[str]:
-    info, said = run.info, list[str]()
+    info, said = run.info, calibrated_notes(run)
     searched: dict[str, Any] = info.get("search", {})
     schedules = [one["settings"]["schedule"] for one in searched.values()]
     if "cosine" in [info["config"]["train"].get("schedule"), *schedules]:
@@ -152,20 +152,19 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
         said = [f"{leader.title} alone finished {money}: {score}."]
     elif open_rivals:
         said = [
-            f"Not decided: {leader.title} gives the best picture {money} ({score}), but chance may explain its lead "
-            f"over {listed(open_rivals)}."
+            f"Not decided: {leader.title} is ahead {money} ({score}), but not for sure. With other seeds or "
+            f"photographs {listed(open_rivals, 'or')} could be ahead."
         ]
     else:
         said = [
-            f"{leader.title} gives the best picture {money} ({score}), and chance does not explain its lead over any "
-            "other."
+            f"{leader.title} gives the best picture {money} ({score}). Chance does not explain its lead over any other."
         ]
     said += _how_sure(rows) if rivals else []
-    trained = [row for row in rows if row.trained and row.perceptual is not None]
+    trained = [row for row in rows if row.finished and row.trained and row.perceptual is not None]
     bicubic = next((row for row in rows if row.arch == "bicubic" and row.perceptual is not None), None)
     if trained and bicubic is not None:
-        said += _against_bicubic(trained, bicubic)
-    return said + _disagreements(run, rows, leader, pairs) + _without_bars(run, rows, pairs)
+        said += _against_bicubic(name, trained, bicubic)
+    return said + _disagreements(run, rows, leader, pairs)
 
 
 def _budget_in_words(run: Run) -> str:
@@ -182,19 +181,21 @@ def _how_sure(rows: list[Standing]) -> list[str]:
     trained = [row for row in rows if row.finished and row.trained]
     if not trained:
         return []
-    fewest = min(row.seeds for row in trained)
+    seeds = sorted({row.seeds for row in trained})
+    fewest, unlike = seeds[0], len(seeds) > 1
     estimates = [row.estimate for row in trained if row.estimate is not None]
     if any(one.basis == "nothing" for one in estimates):
         return ["There is one validation photograph: no interval can be given, so nothing is decided."]
     if any(one.basis == "photographs" for one in estimates):
         times = {1: "once", 2: "twice"}.get(fewest, f"{fewest} times")
+        who = listed([row.title for row in trained if row.seeds == fewest]) if unlike else "Each network"
         return [
-            f"Each network was trained {times}: the {LEVEL:.0%} intervals leave out the luck of its random start. Give "
+            f"{who} was trained {times}: the {LEVEL:.0%} intervals leave out the luck of a random start. Give "
             "--seeds 3 or more to decide."
         ]
     return [
-        f"The {LEVEL:.0%} intervals are over {fewest} seeds and {estimates[0].photographs} photographs, both taken for "
-        "random; all pairs were compared (Holm's correction)."
+        f"The {LEVEL:.0%} intervals say how far new seeds and new photographs may move a score: they are over "
+        f"{'at least ' if unlike else ''}{fewest} seeds and {estimates[0].photographs} photographs."
     ]
 
 
@@ -239,13 +240,19 @@ def _beats(pairs: dict[str, list[Difference]], metric: str, arch: str, other: st
     )
 
 
-def _against_bicubic(trained: list[Standing], bicubic: Standing) -> list[str]:
+def _against_bicubic(name: str, trained: list[Standing], bicubic: Standing) -> list[str]:
     shares = [(row.title, (row.of_bicubic or 0) - 1) for row in trained]
-    distances = listed([f"{title} is {abs(share):.0%} {'lower' if share < 0 else 'higher'}" for title, share in shares])
-    said = [f"Bicubic interpolation, which costs nothing, has {bicubic.perceptual:.4f}: {distances}."]
+    distances = listed(
+        [f"{title} is {_percent(abs(share))} {'better' if share < 0 else 'worse'}" for title, share in shares]
+    )
+    said = f"Bicubic interpolation, which costs nothing, has {name} {bicubic.perceptual:.4f}: {distances}."
     if all(share >= 0 for _, share in shares):
-        said.append("This budget is too small for any network here to beat it; give more with --budget.usd.")
-    return said
+        said += " This budget is too small for any network here to beat it; give more with --budget.usd."
+    return [said]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
 
 
 def with_interval(one: Estimate | None, digits: int = 4) -> str:

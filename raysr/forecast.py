@@ -1,7 +1,7 @@
 """What a comparison will cost and take, before it begins: training, validation and starting; and what it did take."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,6 +109,7 @@ def forecast(
     *,
     workers: int,
     at_once: int,
+    searching: Collection[str],
     search_usd: float,
     search_pictures: int,
     spent_usd: Mapping[str, float],
@@ -116,31 +117,32 @@ def forecast(
 ) -> Forecast:
     """What `specs`, the trials that are left, will take on `workers` accelerators each, `at_once` at a time.
 
-    `pictures` validate. `search_usd` is what each trained architecture has for a search that is still to come, which
-    `search_pictures` judge. `spent_usd` is what trials were charged before, by name.
+    `pictures` validate. `search_usd` is what each architecture of `searching` has for a search that is still to come,
+    which `search_pictures` judge. `spent_usd` is what trials were charged before, by name.
     """
     price: Price = specs[0].price
     untrained = {spec.arch: spec.untrained for spec in {spec.arch: spec for spec in specs}.values()}
     training_s, validation_s, known = 0.0, 0.0, True
     for spec in specs:
-        between, last = (pace.enlarge_s[spec.arch] + each for each in (pace.judge_s, pace.judge_all_s))
+        each = pace.judge_all_s if spec.train.judge_between == "all" else pace.judge_s
+        between, last = (pace.enlarge_s[spec.arch] + judged for judged in (each, pace.judge_all_s))
         if untrained[spec.arch]:
-            validation_s += pictures * last
+            validation_s += pictures * last / workers  # by one worker: counted as a share of a trial's
             continue
         looks = 1 + len(spec.train.evaluate_at)
         validation_s += pictures * (last + between * looks) / workers
         usd = spec.budget.limit_usd(spec.price)
         known = known and usd is not None
         training_s += price.seconds(max(0.0, (usd or 0.0) - spent_usd.get(spec.name, 0.0))) / workers
-    trained = [arch for arch, nothing in untrained.items() if not nothing]
     search_s = 0.0
-    for arch in trained if search_usd else ():
+    for arch in searching:
         # A configuration is judged up to three times.
         each = START_S + 3 * search_pictures * (pace.enlarge_s[arch] + pace.judge_s)
         search_s += price.seconds(search_usd) + SEARCH_CONFIGURATIONS * each
     begun = sum(not untrained[spec.arch] for spec in specs)
+    at_once = max(1, min(at_once, begun))
     charged = price.usd(training_s * workers) if known else None
-    searched_usd = search_usd * len(trained)
+    searched_usd = search_usd * len(searching)
     billed = None if charged is None else charged + price.usd(validation_s * workers) + searched_usd
     return Forecast(
         trials=len(specs),

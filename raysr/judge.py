@@ -4,7 +4,10 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +35,33 @@ class Targets:
     """
 
     def __init__(self, device: torch.device, limit_gb: float = DEFAULT_GB, folder: str | None = None) -> None:
-        """`folder` is made when it is first needed; an address of an object store counts as none."""
+        """`folder` is made when it is first needed; for an address of an object store it is one on this machine."""
         self.device = device
-        self.left = limit_gb * 1e9
-        self.folder = Path(folder) if folder is not None and "://" not in folder and device.type == "cpu" else None
+        self.limit = limit_gb * 1e9
+        self.folder: Path | None = None
+        if folder is not None and device.type == "cpu":
+            self.folder = Path(folder) if "://" not in folder else self._temporary()
         self._kept: dict[str, list[Tensor]] = {}
-        if self.folder is not None and self.folder.is_dir():
-            self.left -= sum(file.stat().st_size for file in self.folder.iterdir())
+
+    def _temporary(self) -> Path:
+        """A folder on a disk of this machine, until this object is gone."""
+        made = tempfile.TemporaryDirectory(prefix="raysr-targets-")
+        weakref.finalize(self, made.cleanup)
+        return Path(made.name)
+
+    def _room_for(self, size: int) -> bool:
+        """Whether so many bytes more stay within the bound, with what other processes have kept."""
+        if self.folder is None:
+            kept = sum(one.numel() * one.element_size() for features in self._kept.values() for one in features)
+            return kept + size <= self.limit
+        if not self.folder.is_dir():
+            return size <= self.limit
+        kept = 0
+        with os.scandir(self.folder) as files:
+            for file in files:
+                with suppress(FileNotFoundError):  # another process has just renamed it
+                    kept += file.stat().st_size
+        return kept + size <= self.limit and size + DISK_MARGIN <= shutil.disk_usage(self.folder).free
 
     def get(self, name: str, make: Callable[[], list[Tensor]]) -> list[Tensor]:
         """The kept features called `name`, or what `make` gives: each [1, c, h, w], float32, channels last."""
@@ -49,9 +72,7 @@ class Targets:
             self._kept[name] = found
             return found
         made = make()
-        size = sum(one.numel() * one.element_size() for one in made)
-        if size <= self.left:
-            self.left -= size
+        if self._room_for(sum(one.numel() * one.element_size() for one in made)):
             self._kept[name] = made if self.folder is None else self._write(name, made)
         return made
 
@@ -64,7 +85,7 @@ class Targets:
         except (FileNotFoundError, EOFError, ValueError):
             return None  # not kept yet, or cut off when the machine went down
         height, width = (int(side) for side in name.rsplit("-", 1)[1].split("x"))
-        if flat.shape != (sum(c * (height >> k) * (width >> k) for c, k in LAYERS),):
+        if flat.nbytes != features_bytes(height, width):
             return None
         features: list[Tensor] = []
         start = 0
@@ -78,23 +99,31 @@ class Targets:
     def _write(self, name: str, features: list[Tensor]) -> list[Tensor]:
         """Written whole under another name first: another process never reads half a file."""
         assert self.folder is not None  # noqa: S101
-        self.folder.mkdir(parents=True, exist_ok=True)
         flat = np.concatenate([one.permute(0, 2, 3, 1).reshape(-1).numpy() for one in features])
         part = self.folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
                 np.save(file, flat)
             part.replace(self.folder / f"{name}.npy")
         except OSError:
             # A full disk is told of by what must be written. These files only save time: without them it takes longer.
             part.unlink(missing_ok=True)
-            self.left = 0.0
+            self.limit = 0.0
             return features
         return self._read(name) or features
 
 
+DISK_MARGIN = 2e9
+"""Bytes that stay free on a disk: checkpoints and scores must be written, these files need not."""
+
 LAYERS = ((64, 0), (128, 1), (256, 2), (512, 3), (512, 4))
 """Channels of VGG16's five compared layers, and how often the picture has been halved before each."""
+
+
+def features_bytes(height: int, width: int) -> int:
+    """What the features of one picture take, in float32."""
+    return 4 * sum(channels * (height >> halvings) * (width >> halvings) for channels, halvings in LAYERS)
 
 
 class Judge:
@@ -115,6 +144,11 @@ class Judge:
         with torch.no_grad(), torch.autocast(sr.device.type, enabled=False):
             features = self.loss.features(sr)
             return torch.cat([self._distance(features, hr[i : i + 1], i) for i in range(len(hr))])
+
+    def once(self, sr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
+        """The same numbers; nothing is kept of targets that are seldom asked for."""
+        with torch.no_grad(), torch.autocast(sr.device.type, enabled=False):
+            return self.loss.between(self.loss.features(sr), self.loss.features(hr))
 
     def _distance(self, features: list[Tensor], hr: Float[Tensor, "1 1 h w"], index: int) -> Float[Tensor, " 1"]:
         known = self.targets.get(self._name(hr), lambda: self.loss.features(hr))

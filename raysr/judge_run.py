@@ -15,7 +15,8 @@ from raysr.findings import shown_p, with_interval
 from raysr.judge import Judge, Targets
 from raysr.judging import Judges
 from raysr.losses import Perceptual
-from raysr.models import find_architecture
+from raysr.models import find_architecture, label
+from raysr.models.pretrained import CheckpointError
 from raysr.runs import Run
 from raysr.scoresheet import DIGITS, in_words, json_lines, remarks, write_lines
 from raysr.standings import METRICS
@@ -38,7 +39,7 @@ class RunEvaluation:
     run: Run
     evaluations: dict[Member, Evaluation]
     without_weights: list[str]
-    """Finished trials whose weights are not in the run's folder, by name."""
+    """Finished trials that could not be judged, each with the reason."""
     left_out: int
     """Networks that had no turn, because the user stopped it."""
 
@@ -67,7 +68,8 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[str], None] = lambda _:
     if config.json is not None:
         storage.check_writable(storage.absolute(config.json))
     run = Run.read(config.model)
-    members, without = _members(run)
+    members, lost = _members(run)
+    without = list(lost)
     if not members:
         raise ValueError(f"{config.model} has no finished network with weights: nothing can be judged")
     config = config if config.sets else replace(config, sets=(run.info["data"]["location"],))
@@ -77,16 +79,24 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[str], None] = lambda _:
         # All networks are judged against the same targets.
         judges = Judges(Judge(judges.perceptual, Targets(device)), judges.alex)
     evaluations: dict[Member, Evaluation] = {}
+    scale = run.info["data"]["geometry"]["scale"]
     for member in members:
-        one = replace(config, model=member.model, json=None, arch=member.arch if ":" in member.arch else None)
+        # A run's folder is no more trusted than a file: code of the user's own needs a word for it.
+        one = replace(config, model=member.model, json=None, scale=scale)
         name = f"{find_architecture(member.arch).title}, seed {member.seed}"
-        found = evaluate_sets(one, lambda word, name=name: tell(f"{name}: {word}"), (judges, weights))
+        try:
+            found = evaluate_sets(one, lambda word, name=name: tell(f"{name}: {word}"), (judges, weights))
+        except CheckpointError as error:
+            without.append(f"{name}: {error}")
+            continue
         if found.interrupted:
             break
         evaluations[member] = found
-    if not evaluations:
+    left_out = len(members) - len(evaluations) - (len(without) - len(lost))
+    if not evaluations and left_out:
         raise KeyboardInterrupt
-    left_out = len(members) - len(evaluations)
+    if not evaluations:
+        raise ValueError(f"{config.model} has no network that can be judged: {without[0]}")
     return RunEvaluation(run=run, evaluations=evaluations, without_weights=without, left_out=left_out)
 
 
@@ -94,13 +104,14 @@ def _members(run: Run) -> tuple[list[Member], list[str]]:
     members, without = list[Member](), list[str]()
     for trial in run.trials:
         if trial.status != "finished":
-            continue
-        if trial.params == 0 or find_architecture(trial.arch).pretrained:
+            without.append(f"{label(trial.arch)}, seed {trial.seed}: it ended as {trial.status}")
+        elif trial.params == 0 or find_architecture(trial.arch).pretrained:
             members.append(Member(trial.arch, trial.seed, trial.arch))
         elif trial.checkpoint and storage.exists(storage.join(run.folder, trial.checkpoint)):
             members.append(Member(trial.arch, trial.seed, storage.join(run.folder, trial.checkpoint)))
         else:
-            without.append(f"{find_architecture(trial.arch).title}, seed {trial.seed}")
+            title = find_architecture(trial.arch).title
+            without.append(f"{title}, seed {trial.seed}: its weights are not in {run.folder}")
     return members, without
 
 
@@ -122,39 +133,61 @@ def print_run_evaluation(found: RunEvaluation, console: Console) -> None:
     titles |= {"ms_ssim": "MS-SSIM", "ssim": "SSIM", "psnr": "PSNR (dB)"}
     for index, result in enumerate(first.sets):
         images: Any = images_of(found, index)
+        if images.empty:
+            console.print(f"{result.name}: no picture of it could be scored", soft_wrap=True, markup=False)
+            continue
         archs = list(dict.fromkeys(member.arch for member in found.evaluations))
         metrics = [metric for metric in METRICS if titles[metric] and images[metric].count()]
         tables = {metric: {arch: score_table(images, arch, metric) for arch in archs} for metric in metrics}
         deciding = metrics[0]
-        archs.sort(key=lambda arch: _mean(tables[deciding][arch]) * (-1 if METRICS[deciding] else 1))
-        title = f"{result.name}, {len(result.scored)} pictures"
+        archs.sort(key=lambda arch: _rank(tables[deciding][arch], lower_is_better=not METRICS[deciding]))
+        title = f"{result.name}, {images['image_id'].nunique()} pictures"
         table = Table(box=None, pad_edge=False, title=title, title_justify="left")
         table.add_column("network")
-        for title in ("seeds", *(titles[metric] for metric in metrics)):
-            table.add_column(str(title), justify="right", no_wrap=True)
+        for column in ("seeds", *(str(titles[metric]) for metric in metrics)):
+            table.add_column(column, justify="right", no_wrap=True)
         for arch in archs:
-            cells = [_cell(tables[metric][arch], DIGITS[metric]) for metric in metrics]
-            table.add_row(find_architecture(arch).title, str(len(tables[deciding][arch])), *cells)
+            first_cell, *others = (_cell(tables[metric][arch], metric, whole=metric == deciding) for metric in metrics)
+            table.add_row(find_architecture(arch).title, str(len(tables[deciding][arch])), first_cell, *others)
         console.print(table)
         for line in _leads(tables[deciding], archs, str(titles[deciding]), lower_is_better=not METRICS[deciding]):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
         console.print(in_words(result.protocol), soft_wrap=True, markup=False, highlight=False)
-    for line in remarks(first):
+    for line in (*_remarks(found), *(f"left out: {reason}" for reason in found.without_weights)):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
-    for name in found.without_weights:
-        console.print(f"{name} left out: its weights are not in {found.run.folder}", soft_wrap=True, markup=False)
+    if found.left_out:
+        console.print(f"stopped: {found.left_out} more networks had no turn", highlight=False)
+
+
+def _remarks(found: RunEvaluation) -> Iterator[str]:
+    """What holds for every network once, and the rest with the network's name."""
+    lines: dict[str, list[Member]] = {}
+    for member, evaluation in found.evaluations.items():
+        for line in remarks(evaluation):
+            lines.setdefault(line, []).append(member)
+    for line, members in lines.items():
+        if len(members) == len(found.evaluations):
+            yield line
+        else:
+            yield from (f"{find_architecture(one.arch).title}, seed {one.seed}: {line}" for one in members)
 
 
 def _name(judge: Perceptual | Judge | None) -> str | None:
     return None if judge is None else judge.info.name
 
 
-def _mean(table: pd.DataFrame) -> float:
-    return float(table.to_numpy().mean()) if table.size else float("inf")
+def _rank(table: pd.DataFrame, *, lower_is_better: bool) -> tuple[bool, float]:
+    """The best first, and what has no score last."""
+    mean = float(table.to_numpy().mean()) if table.size else 0.0
+    return not table.size, mean if lower_is_better else -mean
 
 
-def _cell(table: pd.DataFrame, digits: int) -> str:
-    return with_interval(estimate(table.to_numpy()), digits) if table.size else "-"
+def _cell(table: pd.DataFrame, metric: str, *, whole: bool) -> str:
+    """The mean, and its interval for the metric that decides: five of them do not fit a page."""
+    if not table.size:
+        return "-"
+    found = estimate(table.to_numpy())
+    return with_interval(found, DIGITS[metric]) if whole else f"{found.mean:.{DIGITS[metric]}f}"
 
 
 def _leads(tables: dict[str, pd.DataFrame], archs: list[str], title: str, *, lower_is_better: bool) -> Iterator[str]:

@@ -32,6 +32,8 @@ class Judges(NamedTuple):
     perceptual: Perceptual | Judge | None
     """A Judge takes luminance alone."""
     alex: Perceptual | None
+    unwanted: bool = False
+    """Whether they were not asked for."""
 
 
 class Comparison(NamedTuple):

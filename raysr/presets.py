@@ -141,10 +141,9 @@ class CompareConfig:
 
     @property
     def search_at_frozen_cost(self) -> bool:
-        """Whether a search is charged the frozen cost of its steps too: it is where their batch size stays the same."""
-        return (
-            self.search.usd is not None and self.calibrated and set(self.search.batch_sizes) == {self.train.batch_size}
-        )
+        """Whether a search is charged the frozen cost of its steps too: with one batch size, and one worker a trial."""
+        same = set(self.search.batch_sizes) == {self.train.batch_size} and self.workers_per_trial == 1
+        return self.search.usd is not None and self.calibrated and same
 
 
 def expand_archs(word: str) -> list[str]:

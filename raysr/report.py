@@ -1,6 +1,7 @@
 """How a run's findings are shown: the terminal's table, `table.md` (the paper's Table 1 beside ours), `report.html`."""
 
 import base64
+from collections.abc import Callable
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
@@ -41,15 +42,26 @@ def print_table(run: Run, console: Console) -> None:
     found = find(run)
     dollars = "notional $" if run.info["notional"] else "$"
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("architecture", no_wrap=True)
+    table.add_column("architecture")
     table.add_column(run.info["perceptual"]["name"], justify="right", no_wrap=True)
-    second = [run.info["alex"]["name"]] if run.info["alex"] else []
-    for column in (*second, "MS-SSIM", "PSNR", dollars, "of budget", "steps", "seeds", "ended"):
-        table.add_column(column, justify="right")
+    columns: dict[str, Callable[[Standing], str]] = {
+        **({run.info["alex"]["name"]: lambda row: _number(row.lpips_alex)} if run.info["alex"] else {}),
+        "MS-SSIM": lambda row: _number(row.ms_ssim),
+        "PSNR": lambda row: _number(row.psnr, 2),
+        dollars: _usd,
+        "of budget": _share,
+        "steps": lambda row: f"{row.steps:.0f}",
+        "seeds": lambda row: str(row.seeds),
+        "ended": lambda row: row.statuses,
+    }
+    for column in ("steps", "ended", "PSNR", dollars, "seeds", "MS-SSIM"):
+        # A number that is folded cannot be read: on a narrow terminal there are fewer columns.
+        if console.width < 62 + sum(3 + max(len(name), 8) for name in columns):
+            del columns[column]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     for row in found.standings:
-        cells = [_score(row), *([_number(row.lpips_alex)] if second else []), _number(row.ms_ssim)]
-        cells += [_number(row.psnr, 2), _usd(row), _share(row), f"{row.steps:.0f}", str(row.seeds), row.statuses]
-        table.add_row(row.title, *cells)
+        table.add_row(row.title, _score(row), *(cell(row) for cell in columns.values()))
     console.print()
     console.print(table)
     console.print()

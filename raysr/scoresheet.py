@@ -77,7 +77,7 @@ def _cell(result: SetResult, name: str, mean: float | None) -> str:
 
 def remarks(evaluation: Evaluation) -> Iterator[str]:
     """Where the inputs come from, and every picture that could not be used."""
-    if evaluation.judges.perceptual is None:
+    if evaluation.judges.perceptual is None and not evaluation.judges.unwanted:
         yield f"no LPIPS: VGG16's weights are missing; {INSTALL} brings them, or --vgg-weights FILE names them"
     for result in evaluation.sets:
         if not result.complete:

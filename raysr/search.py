@@ -144,8 +144,9 @@ def find_settings(spec: TrialSpec, search: SearchConfig, resources: Resources) -
     folder = storage.join(spec.run, "search", file_name(spec.arch))
     earlier = storage.children(folder)
     attempt = storage.join(folder, f"attempt-{len(earlier) + 1}")
-    # A frozen cost is of one batch size.
-    frozen = spec.frozen if set(search.batch_sizes) == {spec.train.batch_size} else None
+    # A frozen cost is of one batch size, and of one worker: a configuration has no more.
+    same = set(search.batch_sizes) == {spec.train.batch_size} and resources.workers_per_trial == 1
+    frozen = spec.frozen if same else None
     base = replace(spec, run=attempt, held_out=judging_photographs(spec.data), frozen=frozen)
     money = _Money(base, search)
     error = _tune(money, resources)

@@ -12,7 +12,7 @@ from raysr.batches import TrainingBatches
 from raysr.budget import Schedule
 from raysr.cost import CHARGED, Budget, Price, Segment, StepCost
 from raysr.flops import StepFlops, count_arch
-from raysr.judge import DEFAULT_GB
+from raysr.judge import DEFAULT_GB, features_bytes
 from raysr.losses import Perceptual, PerceptualWeights
 from raysr.models import build_model, count_parameters, file_name, find_architecture
 from raysr.objective import Objective, parse_loss
@@ -56,8 +56,8 @@ class TrainConfig:
     """Scores of a validation between the first step and the last. verdict: LPIPS (VGG), MS-SSIM, SSIM and PSNR of the
     whole square. all: also those inside the content, and LPIPS (Alex), which take as long again."""
     targets_gb: float = DEFAULT_GB
-    """Gigabytes of the targets' VGG16 features that a run keeps, on the GPU or in files of its folder until it ends.
-    Beyond them every validation computes the features again. 0 keeps none."""
+    """Gigabytes of the targets' VGG16 features that are kept: on each GPU, or on a CPU in files of the run's folder
+    until it ends. Beyond them every validation computes the features again. 0 keeps none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of training. auto: bfloat16 where the processor has instructions for it, else float32."""
     eval_precision: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -114,6 +114,8 @@ class TrialSpec:
     """Of the prepared set."""
     targets: str | None = None
     """Folder for the features of the validation targets, which all trials of a run share."""
+    second_opinion: bool = True
+    """Whether LPIPS (Alex) is scored where its weights are at hand: not in a run that was begun without."""
 
     @property
     def name(self) -> str:
@@ -192,7 +194,7 @@ def open_stepper(
         precision=precision,
         device=world.device,
         least_px=loss.least_px,
-        reserved_bytes=1e9 * config.targets_gb if world.device.type == "cuda" else 0.0,
+        reserved_bytes=_kept_by_validation(spec, batches) if world.device.type == "cuda" else 0.0,
     )
     return Stepper(
         wrap(compiled(model, config.compile)),
@@ -204,6 +206,12 @@ def open_stepper(
         # Ranks must take the same parts: one that begins anew would wait for the others for ever.
         may_shrink=config.micro_batch is None and world.size == 1,
     )
+
+
+def _kept_by_validation(spec: TrialSpec, batches: TrainingBatches) -> float:
+    """Bytes that the features of the validation targets take on a GPU."""
+    px, pictures = batches.pairs.geometry.hr_px, batches.pairs.manifest.pairs["val"]
+    return min(1e9 * spec.train.targets_gb, pictures * features_bytes(px, px))
 
 
 def step_limit(spec: TrialSpec, batches: TrainingBatches, flops: StepFlops | None) -> int | None:

@@ -155,7 +155,8 @@ def _ended(run: Run, frame: pd.DataFrame, *, pretrained: bool) -> pd.DataFrame:
 def metric_titles(run: Run) -> dict[str, str]:
     """The metrics by which the run's networks are compared, as they are printed: those of METRICS, and their twins
     inside the content where squares are padded."""
-    known = {"perceptual": run.info["perceptual"]["name"], "lpips_alex": "LPIPS (Alex)", "ms_ssim": "MS-SSIM"}
+    known = {"perceptual": run.info["perceptual"]["name"], "ms_ssim": "MS-SSIM"}
+    known |= {"lpips_alex": run.info["alex"]["name"] if run.info["alex"] else "LPIPS (Alex)"}
     titles = known | {"ssim": "SSIM", "psnr": "PSNR"}
     if run.info["data"]["geometry"]["fit"] != "pad":
         return titles

@@ -77,7 +77,7 @@ class Trial:
             self.perceptual = load_perceptual(config.perceptual, config.vgg_weights)
             self.flops = count_flops(spec, self.batches, self.perceptual) if self.trainable else None
             self.judge = Judge(self.perceptual, Targets(self.device, config.targets_gb, spec.targets))
-            self.alex = load_alex(config.alex_weights)
+            self.alex = load_alex(config.alex_weights) if spec.second_opinion else None
             self.alex = self.alex.to(self.device) if self.alex is not None else None
             self.stepper: Stepper | None = None
             if self.trainable:
@@ -179,7 +179,7 @@ class Trial:
 
         Before the `last` validation some scores are left out, as `TrainConfig.judge_between` says.
         """
-        every = last or self.spec.train.judge_between == "all"
+        every = (last and not self.spec.held_out) or self.spec.train.judge_between == "all"
         with self.meter.segment("eval"):
             self.world.share(self.model.buffers())  # statistics of batch normalisation: rank 0's are kept
             alex, device, precision = self.alex if every else None, self.device, self.eval_precision

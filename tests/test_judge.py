@@ -1,13 +1,15 @@
 """The judge of a validation gives the lpips package's numbers, and computes a target once."""
 
+import gc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from skimage import data as photographs
 from torch import Tensor
 
-from raysr.judge import Judge, Targets, drop_targets
+from raysr.judge import DISK_MARGIN, Judge, Targets, drop_targets, features_bytes
 from raysr.losses import Perceptual, load_perceptual
 
 CPU = torch.device("cpu")
@@ -114,10 +116,32 @@ def test_no_more_is_kept_than_the_bound(
         files = list((tmp_path / "targets").iterdir())
         assert len(files) == 2
         assert sum(file.stat().st_size for file in files) <= 1e9 * bound
-        # What another process has kept counts too.
+        # What another process has kept counts too, and what it is just renaming does not matter.
+        (tmp_path / "targets" / "gone.npy").symlink_to(tmp_path / "nowhere")
         late = Judge(package, Targets(CPU, bound, folder))
         late(pair[0][:1], pair[1][:1].flip(3))
-        assert len(list((tmp_path / "targets").iterdir())) == 2
+        assert len(list((tmp_path / "targets").glob("*-64x49.npy"))) == 2
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_what_must_be_written(
+    package: Perceptual, pair: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "targets").mkdir()
+    judge = Judge(package, Targets(CPU, folder=str(tmp_path / "targets")))
+    monkeypatch.setattr("raysr.judge.shutil.disk_usage", lambda _: SimpleNamespace(free=DISK_MARGIN + 1000))
+    judge(*pair)
+    assert list((tmp_path / "targets").iterdir()) == []
+
+
+def test_nothing_is_kept_of_what_is_asked_for_once(
+    package: Perceptual, pair: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    judge = Judge(package, Targets(CPU, folder=str(tmp_path / "targets")))
+    assert torch.allclose(judge.once(*pair), judge(*pair), rtol=0, atol=1e-7)
+    kept = list((tmp_path / "targets").iterdir())
+    judge.once(pair[1], pair[0])
+    assert list((tmp_path / "targets").iterdir()) == kept
+    assert features_bytes(64, 49) == PICTURE_BYTES
 
 
 def test_a_full_disk_costs_time_and_no_trial(
@@ -139,6 +163,13 @@ def test_an_object_store_is_no_place_for_them_and_a_folder_is_deleted_at_the_end
 ) -> None:
     judge = Judge(package, Targets(CPU, folder="s3://bucket/run/targets"))
     judge(*pair)
+    # On this machine, until the trial's process ends.
+    here = judge.targets.folder
+    assert here is not None
+    assert len(list(here.iterdir())) == 3
+    del judge
+    gc.collect()
+    assert not here.exists()
     folder = tmp_path / "targets"
     Judge(package, Targets(CPU, folder=str(folder)))(*pair)
     assert len(list(folder.iterdir())) == 3

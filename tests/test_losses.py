@@ -86,7 +86,7 @@ def test_the_gradient_reaches_the_picture_and_no_weight(perceptual: Perceptual, 
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_from_a_file_are_those_weights_and_are_named_after_it(suffix: str, tmp_path: Path) -> None:
+def test_weights_from_a_file_are_those_weights_and_are_named_for_their_hash(suffix: str, tmp_path: Path) -> None:
     state = trunk_state("vgg", 2)
     path = tmp_path / f"mine{suffix}"
     torch.save(state, path) if suffix == ".pth" else save_file(state, path)

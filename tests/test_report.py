@@ -127,7 +127,7 @@ def test_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
     assert (srcnn.estimate.seeds, srcnn.estimate.photographs) == (3, 3)
     assert srcnn.of_bicubic == pytest.approx(2.0)
     assert srcnn.of_budget == pytest.approx(0.99)
-    assert "95% intervals are over 3 seeds and 3 photographs" in said(run)
+    assert "they are over 3 seeds and 3 photographs." in said(run)
 
 
 def test_a_single_seed_is_said_to_be_one(tmp_path: Path) -> None:
@@ -138,21 +138,22 @@ def test_a_single_seed_is_said_to_be_one(tmp_path: Path) -> None:
 
 def test_the_report_says_what_it_means_when_bicubic_leads(tmp_path: Path) -> None:
     text = said(make_run(tmp_path, row("srcnn", 0.02), row("espcn", 0.03), row("bicubic", 0.01)))
-    assert "costs nothing, has 0.0100: SRCNN is 100% higher and ESPCN is 200% higher." in text
+    assert "costs nothing, has LPIPS (random VGG) 0.0100: SRCNN is 100% worse and ESPCN is 200% worse." in text
     assert "This budget is too small for any network here to beat it" in text
 
 
 def test_the_report_names_those_that_are_still_behind_bicubic(tmp_path: Path) -> None:
     text = said(make_run(tmp_path, row("srcnn", 0.02), row("inverted_unet3", 0.005), row("bicubic", 0.01)))
-    assert "Not decided: Inverted U-Net gives the best picture at a budget of $0.00187 each" in text
-    assert "Inverted U-Net is 50% lower and SRCNN is 100% higher." in text
+    assert "Not decided: Inverted U-Net is ahead at a budget of $0.00187 each" in text
+    assert "Inverted U-Net is 50% better and SRCNN is 100% worse." in text
     assert "too small" not in text
 
 
 def test_a_network_that_beats_bicubic_needs_no_excuse(tmp_path: Path) -> None:
     text = said(make_run(tmp_path, row("srcnn", 0.005), row("bicubic", 0.01)))
-    assert "has 0.0100: SRCNN is 50% lower." in text
+    assert "0.0100: SRCNN is 50% better." in text
     assert "too small" not in text
+    assert "SRCNN is 0.3% better." in said(make_run(tmp_path, row("srcnn", 0.00997), row("bicubic", 0.01)))
 
 
 def test_random_weights_are_never_taken_for_lpips(tmp_path: Path) -> None:
@@ -192,6 +193,62 @@ def test_the_terminal_has_the_verdict_in_few_sentences_and_what_most_runs_say_st
     assert len([line for line in shown.splitlines() if line.strip()]) < 16
     page = Path(write_report(run)).read_text()
     assert page.index("gives the best picture") < page.index("Dollars are notional")
+
+
+def test_a_calibrated_run_of_padded_squares_has_no_more_sentences_in_its_verdict(tmp_path: Path) -> None:
+    trials = [
+        row(
+            arch,
+            0.01 + place / 100 + seed / 1e5,
+            seed,
+            psnr=30.0 + place,
+            ssim=0.9 - place / 10,
+            ssim_content=0.5 + place / 9,
+        )
+        for place, arch in enumerate(("espcn", "srcnn", "vdsr"))
+        for seed in range(3)
+    ]
+    config = {"train": {"evaluate_at": [0.5], "schedule": "cosine"}, "mode": "calibrated"}
+    run = make_run(tmp_path, *trials, row("bicubic", 0.2), config=config, timing_seconds=1.0)
+    padded = replace(run, info=run.info | {"data": {**run.info["data"], "geometry": {"fit": "pad"}}})
+    found = find(padded)
+    assert len(found.verdict) == 4
+    assert found.warnings[0].startswith("LPIPS (random VGG) is not")
+    assert len(found.warnings) == 1
+    notes = [note.split()[0] for note in found.notes]
+    assert notes == [
+        "The",
+        "Calibrated:",
+        "The",
+        "Dollars",
+    ]  # the black bars, the cost of a step, the schedule, the price
+
+
+def test_a_network_that_did_not_finish_stands_outside_the_verdicts_distances(tmp_path: Path) -> None:
+    run = make_run(tmp_path, row("srcnn", 0.02), row("espcn", 0.001, status="invalid"), row("bicubic", 0.01))
+    (distances,) = [line for line in find(run).verdict if line.startswith("Bicubic interpolation")]
+    assert "ESPCN" not in distances
+    assert "too small for any network here" in distances
+
+
+def test_networks_with_fewer_seeds_than_others_are_named(tmp_path: Path) -> None:
+    trials = [row("srcnn", 0.02 + seed / 1e4, seed) for seed in range(3)] + [row("espcn", 0.03, 0)]
+    assert "ESPCN was trained once: the 95% intervals leave out" in said(make_run(tmp_path, *trials))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_no_number_is_folded_on_a_narrow_terminal(width: int, tmp_path: Path) -> None:
+    long = "inverted_unet3(blocks=4, skip=True)"
+    trials = [row(long, 0.02, lpips_alex=0.0456), row("bicubic", 0.01, lpips_alex=0.0123)]
+    run = make_run(tmp_path, *trials, alex={"name": "LPIPS (Alex)", "weights_sha256": "ef"})
+    out = StringIO()
+    print_table(run, Console(file=out, width=width))
+    table = out.getvalue().split("Not decided")[0].split("gives the best")[0]
+    assert "0.0200 [0.0198, 0.0202]" in table
+    assert "0.0456" in table
+    assert "…" not in table
+    if width == 160:
+        assert "finished" in table
 
 
 def test_a_run_on_weights_of_a_file_has_columns_that_can_be_read(tmp_path: Path) -> None:
@@ -317,11 +374,11 @@ def test_a_lead_beyond_luck_is_a_win_and_one_within_it_is_not_separable(tmp_path
     rng = np.random.default_rng(0)
     far = make_run(tmp_path, *seeded("espcn", 0.01, 1e-4, rng), *seeded("srcnn", 0.02, 1e-4, rng), row("bicubic", 0.03))
     assert "ESPCN gives the best picture at a budget of $0.00187 each" in said(far)
-    assert "chance does not explain its lead over any other." in said(far)
+    assert "Chance does not explain its lead over any other." in said(far)
     near = make_run(tmp_path, *seeded("espcn", 0.01, 5e-3, rng), *seeded("srcnn", 0.011, 5e-3, rng))
     leader, other = (standing.title for standing in find(near).standings)
-    assert f"Not decided: {leader} gives the best picture" in said(near)
-    assert f"chance may explain its lead over {other}." in said(near)
+    assert f"Not decided: {leader} is ahead" in said(near)
+    assert f"With other seeds or photographs {other} could be ahead." in said(near)
 
 
 def test_bicubic_can_win(tmp_path: Path) -> None:
@@ -366,8 +423,8 @@ def test_a_rival_that_is_better_on_the_seeds_that_both_have_is_not_beaten(tmp_pa
     assert found.winner == "espcn"
     (pair,) = found.differences["perceptual"]
     assert pair.separable
-    assert "Not decided: ESPCN gives the best picture" in found.sentences[0]
-    assert "over SRCNN" in found.sentences[0]
+    assert "Not decided: ESPCN is ahead" in found.sentences[0]
+    assert "photographs SRCNN could be ahead." in found.sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -502,7 +559,7 @@ def test_the_bill_shows_where_every_trials_seconds_went(tmp_path: Path) -> None:
     assert "| trial | attempts | setup s | train s * | stall s * | lost s | waiting for data | unaccounted |" in text
     assert "| srcnn, seed 0 | 2 | 4.0 | 20.0 | 5.0 | 2.5 | 20.00% | 0.40% | 0.00 | 0.00186 | -0.30% |" in text
     assert "<td>srcnn, seed 0</td><td>2</td><td>4.0</td><td>20.0</td>" in page
-    assert "more than 2% of what was paid went into waiting for data, for srcnn seed 0 20%: the storage" in said(run)
+    assert "More than 2% of what was paid went into waiting for data, for srcnn seed 0 20%: the storage" in said(run)
     old = make_run(tmp_path, row("srcnn", 0.02), row("bicubic", 0.01))
     assert "attempts" not in table_markdown(find(old))
 
@@ -530,7 +587,7 @@ def test_a_clock_that_disagrees_with_the_frozen_cost_is_warned_about(tmp_path: P
     assert "Calibrated: every seed took the steps that its architecture's frozen cost" in said(run)
     assert "more than 10% for espcn seed 0 +31%: the machine was busier" in said(run)
     fine = make_run(tmp_path, near, row("bicubic", 0.03), config=config, timing_seconds=40.0)
-    assert "Warning" not in said(fine)
+    assert "The clock disagrees" not in said(fine)
     assert "Calibrated" not in said(make_run(tmp_path, near, far))
 
 
@@ -551,7 +608,7 @@ def test_trials_on_several_devices_are_pointed_out(tmp_path: Path) -> None:
         return said(make_run(tmp_path, *trials, bicubic, **({"device": here, "timing_seconds": 1.0} | changes)))
 
     several = f"he run was on several devices ({there}; {here})"
-    assert f"Warning: t{several}, and trials were charged by their own clocks" in with_trials(one, other)
+    assert f"T{several}, and trials were charged by their own clocks" in with_trials(one, other)
     assert f"T{several}: what is charged is the frozen cost" in with_trials(one, other, config=frozen)
     assert several in with_trials(one, resumed=[{"at": "now", "device": there}])
     for older in ("cpu", "AMD EPYC (2 cores)"):
