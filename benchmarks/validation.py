@@ -4,7 +4,7 @@
 
 The network's own forward pass is left out. Plain: the lpips package takes the network's picture and its target, then
 PSNR, SSIM and MS-SSIM. Ours computes the target's features once for all networks and validations, and leaves what a
-validation between the first step and the last does not need for the last one. Fails unless LPIPS is the package's to 1e-6.
+validation between the first step and the last does not need for the last one. LPIPS must be the package's to 1e-6.
 """
 
 import tempfile

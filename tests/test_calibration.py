@@ -22,7 +22,7 @@ def spec(small_set: str, tmp_path: Path) -> TrialSpec:
         run=str(tmp_path / "run"),
         budget=Budget(usd=10),
         price=Price(usd_per_hour=3600, source="test", date="2026-11-24"),
-        train=TrainConfig(batch_size=2, patch_px=16),
+        train=TrainConfig(batch_size=2, patch_px=16, perceptual="vgg-random"),
     )
 
 

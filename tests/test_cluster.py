@@ -14,7 +14,16 @@ import ray
 import yaml
 from botocore.validate import ParamValidator
 
-from raysr.cluster import WORKERS, check_shared, choose_accelerator, cpus_for_each, hosts_without, on_head, start_ray
+from raysr.cluster import (
+    ALONE,
+    WORKERS,
+    check_shared,
+    choose_accelerator,
+    cpus_for_each,
+    hosts_without,
+    on_head,
+    start_ray,
+)
 from raysr.launch import share_out
 from raysr.presets import PRESETS
 
@@ -72,7 +81,8 @@ def test_a_cluster_that_was_started_without_the_heap_gets_it_with_the_job(monkey
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     for started_with, wanted in ((None, {"env_vars": WORKERS}), ("1", None)):
         monkeypatch.setattr(os, "environ", os.environ.copy())
-        os.environ.pop("MALLOC_ARENA_MAX", None)
+        for name in WORKERS | ALONE:
+            os.environ.pop(name, None)
         if started_with is not None:
             os.environ["MALLOC_ARENA_MAX"] = started_with
         start_ray()

@@ -1,6 +1,7 @@
 """A finished run is judged again by other weights and on other sets, all seeds at once, without training."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import prepare_here, synthetic
 from PIL import Image
 from rich.console import Console
 from skimage import data as photographs
@@ -17,8 +19,10 @@ from skimage import data as photographs
 from raysr.benchmark import EvaluateConfig
 from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.device import this_device
+from raysr.images import Geometry
 from raysr.judge_run import RunEvaluation, evaluate_run, images_of, print_run_evaluation
 from raysr.losses import perceptual_infos
+from raysr.pairs import PairSet
 from raysr.provenance import RunInfo
 from raysr.runs import Run, gather, unfinished_row
 from raysr.spec import TrainConfig, TrialSpec
@@ -30,22 +34,22 @@ from raysr.world import World
 JOB = Path(__file__).parents[1] / "jobs" / "evaluate.py"
 
 
-@pytest.fixture
-def run(small_set: str, tmp_path: Path) -> str:
-    """Bicubic, three seeds of ESPCN, one of which has lost its weights, and a trial that failed."""
-    folder = str(tmp_path / "run")
-    train = TrainConfig(batch_size=2, patch_px=16, loss="l1", evaluate_at=())
+def make_run(data: str, folder: str, seeds: int) -> None:
+    """Bicubic and `seeds` of ESPCN, trained for two steps on the set in `data`, and a trial that failed."""
+    scale = PairSet(data, "val").geometry.scale
+    train = TrainConfig(batch_size=2, patch_px=6 * scale, loss="l1", evaluate_at=())
     specs = [
         TrialSpec(
             arch=arch,
             seed=seed,
-            data=small_set,
+            data=data,
             run=folder,
             budget=Budget(samples=4),
             price=DEFAULT_PRICE,
             train=train,
+            scale=scale,
         )
-        for arch, seed in (("bicubic", 0), *(("espcn", seed) for seed in range(4)), ("srcnn", 0))
+        for arch, seed in (("bicubic", 0), *(("espcn", seed) for seed in range(seeds)), ("srcnn", 0))
     ]
     perceptual, alex = perceptual_infos("vgg", None, None)
     RunInfo(
@@ -61,8 +65,39 @@ def run(small_set: str, tmp_path: Path) -> str:
     ).write()
     rows = [run_trial(Trial(spec, World(device=torch.device("cpu"))), Reporter(lambda _: None)) for spec in specs[:-1]]
     gather(folder, [*rows, unfinished_row(specs[-1], "failed", "no memory", "LPIPS (VGG)")])
-    (tmp_path / "run" / "checkpoints" / "espcn-3.safetensors").unlink()
-    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on pictures of 32 pixels, x2. To be copied."""
+    home = tmp_path_factory.mktemp("trained")
+    (home / "photographs").mkdir()
+    for index in range(8):
+        Image.fromarray(synthetic(index, 40, 30)).save(home / "photographs" / f"{index:02d}.png")
+    data = prepare_here(str(home / "photographs"), home / "set", Geometry(hr_px=32, fit="pad"))
+    make_run(data, str(home / "run"), 4)
+    return home / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> str:
+    """Bicubic, four seeds of ESPCN, one of which has lost its weights, and a trial that failed."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "checkpoints" / "espcn-3.safetensors").unlink()
+    return str(folder)
+
+
+def test_a_run_of_another_scale_is_judged_at_that_scale(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    data = prepare_here(str(picture_folder(8)), tmp_path / "set", Geometry(hr_px=36, scale=3, fit="pad"))
+    make_run(data, str(tmp_path / "run"), 1)
+    found = evaluate_run(EvaluateConfig(model=str(tmp_path / "run")))
+    assert {evaluation.upscaler.scale for evaluation in found.evaluations.values()} == {3}
+    again = images_of(found, 0)
+    for trial in Run.read(str(tmp_path / "run")).trials:
+        if trial.status == "finished":
+            mine = again[again["arch"] == trial.arch]
+            assert mine["psnr"].mean() == pytest.approx(trial.psnr, abs=1e-3)
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_a_run_on_weights_of_a_file_has_columns_that_can_be_read(tmp_path: Path)
     perceptual = {"name": name, "weights_sha256": "0a1b2c3d" * 8}
     run = make_run(tmp_path, row("inverted_unet3", 0.02), row("bicubic", 0.01), perceptual=perceptual)
     out = StringIO()
-    print_table(run, Console(file=out, width=120))
+    print_table(run, Console(file=out, width=160))
     head = next(line for line in out.getvalue().splitlines() if line.startswith("architecture"))
     for column in (name, "MS-SSIM", "PSNR", "notional $", "of budget", "steps", "seeds", "ended"):
         assert column in head

@@ -21,6 +21,7 @@ from raysr.memory import estimate_step
 from raysr.models import build_model
 from raysr.objective import Objective
 from raysr.pairs import PairSet
+from raysr.perceptual import PerceptualLoss
 from raysr.progress import Progress
 from raysr.runs import TrialFiles, unfinished_row
 from raysr.spec import TrainConfig, TrialSpec
@@ -598,3 +599,50 @@ def test_a_loss_that_needs_larger_squares_is_counted_on_them(make_trial: Callabl
     model = build_model("espcn", 2)
     assert count_arch(model, loss, 512, 2, least_px=loss.least_px).total > 0
     assert estimate_step(model, loss, 512, 2, "float32", least_px=loss.least_px).pair > 0
+
+
+def test_a_second_trial_reads_the_targets_that_the_first_one_kept_and_the_last_validation_alone_has_every_score(
+    small_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, seen = PerceptualLoss.features, list[int]()
+    monkeypatch.setattr(PerceptualLoss, "features", lambda self, y: (seen.append(len(y)), plain(self, y))[1])
+    counts: list[int] = []
+    for seed in range(2):
+        train = replace(CONFIG, loss="l1", perceptual="vgg", evaluate_at=())
+        spec = TrialSpec(
+            arch="espcn",
+            seed=seed,
+            data=small_set,
+            run=str(tmp_path / "run"),
+            budget=Budget(samples=4),
+            price=DEFAULT_PRICE,
+            train=train,
+            targets=str(tmp_path / "run" / "targets"),
+        )
+        before = len(seen)
+        trial = Trial(spec, World(device=torch.device("cpu")))
+        run_trial(trial, Reporter(lambda _: None))
+        counts.append(len(seen) - before)
+        first, last = trial.files.read_curve()
+        assert (first.perceptual_content, last.perceptual_content is None) == (None, False)
+    # Two pictures: before the first step and at the end, there inside the content too (both pictures, never kept).
+    assert counts == [2 + 2 + 2 + 4, 2 + 2 + 4]
+    assert len(list((tmp_path / "run" / "targets").iterdir())) == 2
+
+
+def test_every_validation_has_every_score_where_that_is_asked_for(small_set: str, tmp_path: Path) -> None:
+    train = replace(CONFIG, loss="l1", evaluate_at=(), judge_between="all")
+    spec = TrialSpec(
+        arch="bicubic",
+        seed=0,
+        data=small_set,
+        run=str(tmp_path / "run"),
+        budget=Budget(samples=4),
+        price=DEFAULT_PRICE,
+        train=train,
+    )
+    trial = Trial(spec, World(device=torch.device("cpu")))
+    trial.validate()
+    assert trial.curve[-1].perceptual_content is not None
+    assert trial.alex is not None
+    assert Trial(replace(spec, second_opinion=False), World(device=torch.device("cpu"))).alex is None
