@@ -201,13 +201,14 @@ def _how_sure(rows: list[Standing]) -> list[str]:
 
 def _disagreements(run: Run, rows: list[Standing], leader: Standing, pairs: dict[str, list[Difference]]) -> list[str]:
     """Metrics that put another network first than the verdict."""
-    said: list[str] = []
+    said: dict[str, list[str]] = {}
     for metric in METRICS:
         best = _first(rows, metric)
         if best is not None and best.arch != leader.arch:
             sure = "" if _beats(pairs, metric, best.arch, leader.arch) else " (not certain)"
-            said.append(f"{metric_titles(run)[metric]} puts {best.title} first{sure}")
-    return [f"The metrics disagree: {'; '.join(said)}."] if said else []
+            said.setdefault(f"{best.title} first{sure}", []).append(metric_titles(run)[metric])
+    parts = [f"{listed(metrics)} {'puts' if len(metrics) == 1 else 'put'} {whom}" for whom, metrics in said.items()]
+    return [f"The metrics disagree: {'; '.join(parts)}."] if parts else []
 
 
 def _without_bars(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]]) -> list[str]:

@@ -448,6 +448,8 @@ def test_a_price_of_another_card_is_warned_about(accelerator: str, device: str, 
 def test_metrics_that_disagree_with_the_verdict_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, row("espcn", 0.01, psnr=28.0), row("srcnn", 0.02, psnr=31.0))
     assert "The metrics disagree: PSNR puts SRCNN first" in said(run)
+    two = make_run(tmp_path, row("espcn", 0.01, psnr=28.0, ssim=0.5), row("srcnn", 0.02, psnr=31.0, ssim=0.6))
+    assert "The metrics disagree: SSIM and PSNR put SRCNN first (not certain)." in said(two)
     agreeing = make_run(tmp_path, row("espcn", 0.01, psnr=33.0), row("srcnn", 0.02, psnr=31.0))
     assert "disagree" not in said(agreeing)
 
