@@ -4,9 +4,9 @@ import sys
 
 import tyro
 
-from raysr.benchmark import EvaluateConfig, evaluate_sets
+from raysr.benchmark import EvaluateConfig, evaluate_sets, is_run
 from raysr.cli import fail, make_console
-from raysr.judge_run import evaluate_run, is_run, print_run_evaluation, write_run_json
+from raysr.judge_run import evaluate_run, print_run_evaluation, write_run_json
 from raysr.scoresheet import print_evaluation, write_json
 from raysr.selfcheck import print_findings, self_check
 

@@ -20,6 +20,11 @@ from raysr.protocol import PROTOCOLS, Bits, Kernel, Protocol, changed
 from raysr.testsets import find_set
 
 
+def is_run(model: str) -> bool:
+    """Whether `model` is the folder of a run."""
+    return storage.exists(storage.join(model, "run.json"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Score a network on test sets, by a protocol that stands beside every score."""
@@ -61,7 +66,7 @@ class EvaluateConfig:
     sr_bits: Bits | None = None
 
     def __post_init__(self) -> None:
-        if not self.sets and not storage.exists(storage.join(self.model, "run.json")):
+        if not self.sets and not is_run(self.model):
             raise ValueError("--sets takes at least one folder")
         if self.self_check and self.json is not None:
             raise ValueError("--self-check has no scores to write: leave --json out")

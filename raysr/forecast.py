@@ -47,11 +47,10 @@ def measure_pace(specs: Sequence[TrialSpec], device: torch.device) -> Pace:
             model = build_model(arch, first.scale).to(device).eval()
         with fast_layout(model, device):
             for _ in range(2 if device.type == "cuda" else 1):  # a GPU's libraries choose their kernels the first time
-                start = time.perf_counter()
-                upscale(model, row, device, precision).cpu()
-                enlarge_s[arch] = time.perf_counter() - start
+                enlarge_s[arch] = _seconds(lambda model=model: upscale(model, row, device, precision).cpu())
     judge = Judge(load_perceptual(train.perceptual, train.vgg_weights), Targets(device))
-    second_judge, nothing = load_alex(train.alex_weights), build_model("bicubic", first.scale)
+    second_judge = load_alex(train.alex_weights) if first.second_opinion else None
+    nothing = build_model("bicubic", first.scale)
     alex = None if second_judge is None else second_judge.to(device)
 
     def judged(second: Perceptual | None, *, whole: bool) -> float:

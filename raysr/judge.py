@@ -21,9 +21,19 @@ from raysr.perceptual import PerceptualLoss
 DEFAULT_GB = 4.0
 """Bound of the kept features: 80 pictures of 320 pixels, or 31 of 512."""
 
-
 TARGETS = "targets"
 """Folder of a run for the features of its validation targets, until the run ends."""
+
+DISK_MARGIN = 2e9
+"""Bytes that stay free on a disk: checkpoints and scores must be written, these files need not."""
+
+LAYERS = ((64, 0), (128, 1), (256, 2), (512, 3), (512, 4))
+"""Channels of VGG16's five compared layers, and how often the picture has been halved before each."""
+
+
+def features_bytes(height: int, width: int) -> int:
+    """What the features of one picture take, in float32."""
+    return 4 * sum(channels * (height >> halvings) * (width >> halvings) for channels, halvings in LAYERS)
 
 
 class Targets:
@@ -52,8 +62,7 @@ class Targets:
     def _room_for(self, size: int) -> bool:
         """Whether so many bytes more stay within the bound, with what other processes have kept."""
         if self.folder is None:
-            kept = sum(one.numel() * one.element_size() for features in self._kept.values() for one in features)
-            return kept + size <= self.limit
+            return sum(map(_bytes, self._kept.values())) + size <= self.limit
         if not self.folder.is_dir():
             return size <= self.limit
         kept = 0
@@ -72,7 +81,7 @@ class Targets:
             self._kept[name] = found
             return found
         made = make()
-        if self._room_for(sum(one.numel() * one.element_size() for one in made)):
+        if self._room_for(_bytes(made)):
             self._kept[name] = made if self.folder is None else self._write(name, made)
         return made
 
@@ -114,16 +123,8 @@ class Targets:
         return self._read(name) or features
 
 
-DISK_MARGIN = 2e9
-"""Bytes that stay free on a disk: checkpoints and scores must be written, these files need not."""
-
-LAYERS = ((64, 0), (128, 1), (256, 2), (512, 3), (512, 4))
-"""Channels of VGG16's five compared layers, and how often the picture has been halved before each."""
-
-
-def features_bytes(height: int, width: int) -> int:
-    """What the features of one picture take, in float32."""
-    return 4 * sum(channels * (height >> halvings) * (width >> halvings) for channels, halvings in LAYERS)
+def _bytes(features: list[Tensor]) -> int:
+    return sum(one.nbytes for one in features)
 
 
 class Judge:

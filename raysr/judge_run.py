@@ -38,7 +38,7 @@ class RunEvaluation:
 
     run: Run
     evaluations: dict[Member, Evaluation]
-    without_weights: list[str]
+    not_judged: list[str]
     """Finished trials that could not be judged, each with the reason."""
     left_out: int
     """Networks that had no turn, because the user stopped it."""
@@ -52,11 +52,6 @@ class RunEvaluation:
     def complete(self) -> bool:
         """Whether every set has a picture that could be scored."""
         return all(one.complete for one in self.evaluations.values())
-
-
-def is_run(model: str) -> bool:
-    """Whether `model` is the folder of a run."""
-    return storage.exists(storage.join(model, "run.json"))
 
 
 def evaluate_run(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: None) -> RunEvaluation:
@@ -97,7 +92,7 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[str], None] = lambda _:
         raise KeyboardInterrupt
     if not evaluations:
         raise ValueError(f"{config.model} has no network that can be judged: {without[0]}")
-    return RunEvaluation(run=run, evaluations=evaluations, without_weights=without, left_out=left_out)
+    return RunEvaluation(run=run, evaluations=evaluations, not_judged=without, left_out=left_out)
 
 
 def _members(run: Run) -> tuple[list[Member], list[str]]:
@@ -153,7 +148,7 @@ def print_run_evaluation(found: RunEvaluation, console: Console) -> None:
         for line in _leads(tables[deciding], archs, str(titles[deciding]), lower_is_better=not METRICS[deciding]):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
         console.print(in_words(result.protocol), soft_wrap=True, markup=False, highlight=False)
-    for line in (*_remarks(found), *(f"left out: {reason}" for reason in found.without_weights)):
+    for line in (*_remarks(found), *(f"left out: {reason}" for reason in found.not_judged)):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     if found.left_out:
         console.print(f"stopped: {found.left_out} more networks had no turn", highlight=False)
