@@ -1,8 +1,6 @@
-"""From the bytes of a photograph to luminance pairs: pure functions on Pillow and numpy."""
+"""From a decoded photograph to luminance pairs: pure functions on Pillow and numpy."""
 
-import io
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
@@ -10,26 +8,16 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import tyro
 from jaxtyping import Float32, Real, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
-"""What `decode` opens. Of an MPO, a JPEG with a second view inside as many phones write, the first view is taken."""
-
-ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is turned."""
-
-MAX_PIXELS = 89_478_485
-"""Largest picture that `decode` unpacks, Pillow's own limit: a small file can claim to be a huge picture."""
+from raysr.decoding import decode
+from raysr.layouts import PictureError
 
 YRange = Literal["full", "limited"]
 Y_LIMITED = (16, 235)
 """Luminance of black and of white in ITU-R BT.601's limited range."""
 
 Luminance = UInt8[np.ndarray, "h w"]
-
-
-class PictureError(ValueError):
-    """A picture that cannot be used; the message is the reason, fit to be shown beside its name."""
 
 
 class Box(NamedTuple):
@@ -84,142 +72,6 @@ class Pair(NamedTuple):
     hr: Luminance
     lr: Luminance
     content_box: Box
-
-
-class Photo(NamedTuple):
-    """An opened picture."""
-
-    image: Image.Image
-    """Upright (EXIF rotation applied), 8 bits, mode L or RGB, alpha laid on black."""
-    full_size: tuple[int, int]
-    """Width and height in the file, upright; `image` is smaller where it was decoded at a reduced size."""
-    notes: tuple[str, ...]
-    """What was changed on the way: alpha laid on black, 16 bits, CMYK, rotation."""
-
-
-def decode(data: bytes, fast_for_px: int | None = None, fit: str | None = None) -> Photo:
-    """Open one still picture safely.
-
-    With `fast_for_px`, a JPEG is decoded to luminance alone, for pad and crop no larger than twice the square of that
-    side needs. Raises PictureError with the reason: not a picture, damaged, animated, over MAX_PIXELS, or without 8- or
-    16-bit integer samples.
-    """
-    image = _identify(data)
-    # Damaged files raise almost anything from inside a decoder (struct.error, IndexError, SyntaxError, ...).
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":
-                raise PictureError(f"animated or multi-page ({frames} frames)")
-            clear = image.info.get("transparency")
-            if _is_cut(image) and isinstance(clear, tuple):
-                image.info["transparency"] = tuple(sample >> 8 for sample in clear)  # cut as the samples are
-            _refuse_thumbnail(image)
-            read_grey = _grey_of(image)
-            notes, size = _notes(image), image.size  # loads a PNG, to look for EXIF at its end
-            if fast_for_px is not None and image.mode in ("L", "RGB"):
-                within = {"pad": max(size), "crop": min(size)}.get(fit or "")
-                ratio = 1.0 if within is None else min(1.0, 2 * fast_for_px / within)
-                image.draft("L", (math.ceil(size[0] * ratio), math.ceil(size[1] * ratio)))
-            image.load()
-            turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
-            upright = _eight_bits(ImageOps.exif_transpose(image), read_grey)
-            if image.format not in ("JPEG", "MPO"):  # a TIFF may have been turned already, as it was loaded
-                size = upright.size
-            elif turned:
-                size = (size[1], size[0])
-            return Photo(upright, size, notes)
-    except PictureError:
-        raise
-    except Exception as error:
-        raise PictureError(f"damaged: {error}") from error
-
-
-def _identify(data: bytes) -> Image.Image:
-    """The picture's format and size, before any of its pixels is unpacked."""
-    if not data:
-        raise PictureError("the file is empty")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of damaged metadata, which is of no concern here, and of a picture that is too large.
-            warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
-        raise PictureError(f"not a picture in any of {', '.join(FORMATS)}") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise PictureError(f"more than {MAX_PIXELS:,} pixels") from error
-    except Exception as error:
-        raise PictureError(f"damaged: {error}") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise PictureError(f"more than {MAX_PIXELS:,} pixels ({image.width} x {image.height})")
-    return image
-
-
-def _notes(image: Image.Image) -> tuple[str, ...]:
-    known = {
-        "alpha laid on black": image.has_transparency_data,
-        "16 bits rounded to 8": image.mode.startswith("I"),
-        "16 bits cut to 8": not image.mode.startswith("I") and _is_cut(image),
-        "CMYK turned into RGB": image.mode == "CMYK",
-        "turned upright": image.getexif().get(ORIENTATION, 1) in range(2, 9),
-    }
-    return tuple(note for note, true in known.items() if true)
-
-
-def _is_cut(image: Image.Image) -> bool:
-    """Whether Pillow, without a mode for 16 bits of colour or with alpha, will take each sample's high byte alone."""
-    tiles = getattr(image, "tile", ()) if image.format in ("PNG", "TIFF") else ()
-    return any(";16" in str(tile[3]) for tile in tiles)
-
-
-_SUBFILE_TYPE, _BITS, _PHOTOMETRIC = 254, 258, 262
-"""Tags of TIFF."""
-
-
-def _refuse_thumbnail(image: Image.Image) -> None:
-    """Cameras' raw files are TIFFs that begin with a small picture of what is in them."""
-    if image.format == "TIFF" and int(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0)) & 1:
-        raise PictureError("its first picture is a thumbnail of another one, as in a camera's raw file")
-
-
-class _Grey(NamedTuple):
-    """What the samples of a grey picture of more than 8 bits mean."""
-
-    peak: int
-    """The largest."""
-    negative: bool
-    """Whether that is black."""
-
-
-def _grey_of(image: Image.Image) -> _Grey:
-    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
-    bits = max(tags.get(_BITS, (16,)))
-    if image.mode.startswith("I") and bits > 16:
-        raise PictureError(f"samples of {bits} bits, expected 8 or 16")
-    return _Grey(2**bits - 1 if bits > 8 else 65535, negative=tags.get(_PHOTOMETRIC) == 0)
-
-
-def _eight_bits(image: Image.Image, grey: _Grey) -> Image.Image:
-    if image.mode in ("L", "RGB") and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        samples = np.asarray(image).astype(np.int64)
-        if samples.min() < 0 or samples.max() > grey.peak:
-            raise PictureError(f"samples from {samples.min()} to {samples.max()}, expected 0 to {grey.peak}")
-        clear = image.info.get("transparency")
-        light = grey.peak - samples if grey.negative else samples
-        rounded = (510 * light + grey.peak) // (2 * grey.peak)
-        return Image.fromarray((rounded if clear is None else np.where(samples == clear, 0, rounded)).astype(np.uint8))
-    if image.mode == "F":
-        raise PictureError("floating-point samples, expected 8 or 16 bits")
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        flat = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-        # Grey stays grey: Pillow's Y of a grey colour can be one less than that grey.
-        return flat.getchannel("R") if image.mode in ("L", "LA", "La") else flat.convert("RGB")
-    return image.convert("RGB")
 
 
 def luminance(image: Image.Image, y_range: YRange = "full") -> Image.Image:

@@ -41,7 +41,7 @@ PASSING = frozenset(
 UNFINISHED = ".unfinished"
 """Folder of the facts of each shard, in a set that is being prepared."""
 
-RECIPE = 4
+RECIPE = 5
 """Changes when the same photograph gives other rows than before: facts of another recipe are not taken over."""
 
 
