@@ -31,6 +31,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 MAX_PIXELS = 89_478_485
 """Largest picture that is unpacked where nobody asks for more, as for Pillow: a small file can claim to be huge."""
 
+INVISIBLE = "nothing of it is visible: it is transparent everywhere"
+
 
 class Photo(NamedTuple):
     """An opened picture."""
@@ -50,7 +52,7 @@ def decode(
 
     With `fast_for_px`, a JPEG is decoded to luminance alone, for pad and crop no larger than twice the square of that
     side needs. Raises PictureError with the reason: not a picture, damaged, animated, over `max_pixels`, without
-    8- or 16-bit integer samples, in a layout that Pillow reads wrongly. Metadata that cannot
+    8- or 16-bit integer samples, in a layout that Pillow reads wrongly, or transparent everywhere. Metadata that cannot
     be read is noted, and never a reason.
 
     Sets Image.MAX_IMAGE_PIXELS for a while: not for several threads at once.
@@ -148,6 +150,8 @@ def _eight_bits(image: Image.Image, grey: Grey) -> Image.Image:
         if samples.min() < 0 or samples.max() > grey.peak:
             raise PictureError(f"samples from {samples.min()} to {samples.max()}, expected 0 to {grey.peak}")
         hidden = samples == image.info.get("transparency", -1)
+        if hidden.all():
+            raise PictureError(INVISIBLE)
         light = grey.peak - samples if grey.negative else samples
         rounded = (510 * light + grey.peak) // (2 * grey.peak)
         return Image.fromarray(np.where(hidden, 0, rounded).astype(np.uint8))
@@ -155,6 +159,8 @@ def _eight_bits(image: Image.Image, grey: Grey) -> Image.Image:
         raise PictureError("floating-point samples, expected 8 or 16 bits")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        if rgba.getchannel("A").getextrema() == (0, 0):
+            raise PictureError(INVISIBLE)
         flat = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
         # Grey stays grey: Pillow's Y of a grey colour can be one less than that grey.
         return flat.getchannel("R") if image.mode in ("L", "LA", "La") else flat.convert("RGB")

@@ -13,6 +13,12 @@ from PIL import Image
 from raysr.decoding import decode
 from raysr.layouts import PictureError
 
+LEAST_PX = 11
+"""Shortest side of what a padded square holds of a photograph: the window of SSIM."""
+
+FLAT, PARTLY_FLAT = "one value everywhere", "one value everywhere in some tiles"
+"""Notes of pictures that have nothing to restore."""
+
 YRange = Literal["full", "limited"]
 Y_LIMITED = (16, 235)
 """Luminance of black and of white in ITU-R BT.601's limited range."""
@@ -169,6 +175,7 @@ def make_pairs(data: bytes, geometry: Geometry) -> Prepared:
     whole = Box(0, 0, hr_px, hr_px)
     if fit == "pad":
         squares = [fit_into_square(y, hr_px, black=geometry.black, full_size=photo.full_size)]
+        _refuse_thin(squares[0][1], photo.full_size, hr_px)
     elif fit == "crop":
         squares = [(crop_to_square(y, hr_px), whole)] if min(width, height) >= hr_px else []
     elif fit == "tiles":
@@ -178,4 +185,21 @@ def make_pairs(data: bytes, geometry: Geometry) -> Prepared:
     if not squares:
         raise PictureError(f"{width} x {height} pixels hold no whole square of {hr_px}")
     pairs = [Pair(np.asarray(hr), np.asarray(degrade(hr, geometry.scale, geometry.kernel)), box) for hr, box in squares]
-    return Prepared(y, pairs, photo.notes)
+    return Prepared(y, pairs, photo.notes + _notes(squares))
+
+
+def _refuse_thin(content: Box, full_size: tuple[int, int], hr_px: int) -> None:
+    """Raise PictureError where next to nothing of a padded square is the photograph."""
+    width, height = content.right - content.left, content.bottom - content.top
+    least = min(LEAST_PX, hr_px)
+    if min(width, height) < least:
+        raise PictureError(
+            f"{full_size[0]} x {full_size[1]} pixels become {width} x {height} in a square of {hr_px}, and a side of "
+            f"less than {least} cannot be judged"
+        )
+
+
+def _notes(squares: list[tuple[Image.Image, Box]]) -> tuple[str, ...]:
+    """What is to be told of squares that any network restores without an error."""
+    flat = [low == high for low, high in (square.crop(box).getextrema() for square, box in squares)]
+    return (FLAT,) if all(flat) else (PARTLY_FLAT,) if any(flat) else ()

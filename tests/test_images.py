@@ -2,15 +2,18 @@ import io
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import synthetic
 from PIL import Image
+from tiffs import write_tiff
 
 from raysr.decoding import decode
 from raysr.images import (
+    LEAST_PX,
     Box,
     Geometry,
     degrade,
@@ -21,6 +24,7 @@ from raysr.images import (
 )
 from raysr.layouts import PictureError
 from raysr.metadata import ORIENTATION
+from raysr.metrics import SSIM_MIN_PX
 
 BICUBIC = Image.Resampling.BICUBIC
 SET14 = Path(__file__).parents[2] / "shared" / "data" / "set14"
@@ -540,3 +544,64 @@ def test_what_was_changed_on_opening_is_noted() -> None:
     for note, data in cases.items():
         assert decode(data).notes == (note,)
     assert decode(encoded(PHOTO)).notes == ()
+
+
+CLEAR = Image.new("RGBA", (16, 16), (200, 100, 50, 0))
+KEYED = Image.new("P", (16, 16))
+KEYED.putpalette([200, 100, 50])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(encoded(CLEAR, kind) for kind in ("PNG", "TIFF")),
+        encoded(CLEAR, "WEBP", lossless=True, exact=True),
+        encoded(Image.new("LA", (16, 16), (200, 0))),
+        encoded(Image.new("RGB", (16, 16), (9, 8, 7)), transparency=(9, 8, 7)),
+        encoded(KEYED, transparency=0),
+        encoded(KEYED, "GIF", transparency=0),
+        encoded(KEYED.crop((0, 0, 1, 1)), "GIF", transparency=0),
+        transparent(png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 7, 7)), 7),
+        transparent(png(2, 1, 2, 0, b"\0\xf0"), 3),
+        write_tiff(np.full((4, 4, 2), [50, 0]), 8, extra=(1,)),
+    ],
+)
+def test_a_picture_of_which_nothing_is_visible_is_refused(data: bytes) -> None:
+    with pytest.raises(PictureError, match=r"^nothing of it is visible: it is transparent everywhere$"):
+        decode(data)
+
+
+def test_a_picture_of_which_one_pixel_is_visible_is_taken() -> None:
+    image = CLEAR.copy()
+    image.putpixel((3, 4), (200, 100, 50, 1))
+    assert np.asarray(decode(encoded(image)).image).any()
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("fit", ["pad", "crop", "tiles"])
+def test_a_picture_of_one_value_is_told_of(fit: str, value: int) -> None:
+    geometry = Geometry(hr_px=16, fit=fit)
+    flat = Image.new("RGB", (32, 32 if fit == "crop" else 24), (value,) * 3)
+    assert make_pairs(encoded(flat), geometry).notes == ("one value everywhere",)
+    assert make_pairs(encoded(PHOTO), geometry).notes == ()
+    flat.putpixel((20, 12), (value ^ 1,) * 3)
+    assert make_pairs(encoded(flat), replace(geometry, hr_px=24, fit="tiles")).notes == ()
+
+
+def test_tiles_of_one_value_in_a_photograph_are_told_of() -> None:
+    sky = np.full((32, 48), 255, np.uint8)
+    sky[16:] = synthetic(2, 48, 16)[..., 0]
+    assert make_pairs(grey_png(sky), Geometry(hr_px=16, fit="tiles")).notes == ("one value everywhere in some tiles",)
+    assert make_pairs(grey_png(sky), Geometry(hr_px=16, fit="pad")).notes == ()
+
+
+def test_a_padded_square_with_next_to_nothing_in_it_is_refused() -> None:
+    assert LEAST_PX == SSIM_MIN_PX
+    for size, shrunk in (((3000, 9), "512 x 2"), ((16, 10), "16 x 10"), ((1, 1), "1 x 1"), ((9, 3000), "2 x 512")):
+        told = f"^{size[0]} x {size[1]} pixels become {shrunk} in a square of 512, and a side of less than 11 cannot"
+        with pytest.raises(PictureError, match=told):
+            make_pairs(encoded(Image.new("L", size)), Geometry(hr_px=512, fit="pad"))
+    for size in ((11, 11), (512, 11), (3000, 65)):
+        (pair,) = make_pairs(encoded(Image.new("L", size)), Geometry(hr_px=512, fit="pad")).pairs
+        assert min(pair.content_box.right - pair.content_box.left, pair.content_box.bottom - pair.content_box.top) == 11
+    assert make_pairs(encoded(Image.new("L", (8, 8))), Geometry(hr_px=8, fit="pad")).pairs
