@@ -9,6 +9,7 @@ import torch
 
 from raysr import storage
 from raysr.checkpoints import Upscaler, load_upscaler
+from raysr.decoding import MAX_MEGAPIXELS, pixels_of
 from raysr.evaluate import SCORE_NAMES, mean_scores
 from raysr.images import PictureError, YRange
 from raysr.judging import Comparison, Input, Judges, compare_pair, compare_picture, judge
@@ -47,6 +48,8 @@ class EvaluateConfig:
     """Folders with the low-resolution counterparts of --sets, one each, in place of those that are found."""
     remake_inputs: bool = False
     """Make every input from its target by the protocol's kernel, also where the set brings its own."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Pictures of more are not read: a small file can claim to be huge."""
     arch: str | None = None
     """Confirms the architecture of a checkpoint whose header names code of your own."""
     perceptual: Literal["auto", "vgg", "vgg-random", "none"] = "auto"
@@ -68,6 +71,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.sets and not is_run(self.model):
             raise ValueError("--sets takes at least one folder")
+        pixels_of(self.max_megapixels)  # raises ValueError for what is no size
         if self.self_check and self.json is not None:
             raise ValueError("--self-check has no scores to write: leave --json out")
         if self.json is not None and storage.is_folder(storage.absolute(self.json)):
@@ -214,7 +218,7 @@ class _Bench:
         protocol = changed(self.config.protocol_named("literature"), perceptual=self.weights)
         if protocol.square_px is not None:
             protocol = changed(protocol, square_px=protocol.square_px // self.upscaler.scale * self.upscaler.scale)
-        found = find_set(folder, self.upscaler.scale, inputs)
+        found = find_set(folder, self.upscaler.scale, inputs, pixels_of(self.config.max_megapixels))
         name = folder if found.name in taken else found.name
         compare = partial(compare_picture, self.upscaler, protocol=protocol, use_given=not self.config.remake_inputs)
         tasks = (

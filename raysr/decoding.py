@@ -31,6 +31,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 MAX_PIXELS = 89_478_485
 """Largest picture that is unpacked where nobody asks for more, as for Pillow: a small file can claim to be huge."""
 
+MAX_MEGAPIXELS = MAX_PIXELS / 1e6
+
 INVISIBLE = "nothing of it is visible: it is transparent everywhere"
 
 
@@ -43,6 +45,13 @@ class Photo(NamedTuple):
     """Width and height in the file, upright; `image` is smaller where it was decoded at a reduced size."""
     notes: tuple[str, ...]
     """What was changed on the way: alpha laid on black, 16 bits, CMYK, CIELAB, rotation, metadata not read."""
+
+
+def pixels_of(max_megapixels: float) -> int:
+    """The number of pixels that --max-megapixels allows; raises ValueError for one that is no number above 0."""
+    if not (math.isfinite(max_megapixels) and max_megapixels > 0):
+        raise ValueError(f"--max-megapixels must be a number above 0, got {max_megapixels}")
+    return round(max_megapixels * 1e6)
 
 
 def decode(
@@ -116,7 +125,10 @@ def _identify(data: bytes, max_pixels: int) -> Image.Image:
         raise PictureError(told) from error
     pixels = image.width * image.height
     if pixels > max_pixels:
-        raise PictureError(f"more than {max_pixels:,} pixels ({image.width} x {image.height})")
+        raise PictureError(
+            f"more than {max_pixels:,} pixels ({image.width} x {image.height}); --max-megapixels "
+            f"{math.ceil(pixels / 1e6)} takes it"
+        )
     return image
 
 

@@ -10,7 +10,7 @@ import tyro
 from jaxtyping import Float32, Real, UInt8
 from PIL import Image
 
-from raysr.decoding import decode
+from raysr.decoding import MAX_PIXELS, decode
 from raysr.layouts import PictureError
 
 LEAST_PX = 11
@@ -164,13 +164,13 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...]
 
 
-def make_pairs(data: bytes, geometry: Geometry) -> Prepared:
+def make_pairs(data: bytes, geometry: Geometry, max_pixels: int = MAX_PIXELS) -> Prepared:
     """Every pair that the photograph in `data` gives: one for pad and crop, one a whole square for tiles.
 
     Raises PictureError with the reason when it gives none. `geometry.fit` must be decided (not None).
     """
     hr_px, fit = geometry.hr_px, geometry.fit
-    photo = decode(data, hr_px if geometry.fast_jpeg else None, fit)
+    photo = decode(data, hr_px if geometry.fast_jpeg else None, fit, max_pixels=max_pixels)
     y, (width, height) = luminance(photo.image, geometry.y_range), photo.full_size
     whole = Box(0, 0, hr_px, hr_px)
     if fit == "pad":

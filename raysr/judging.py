@@ -59,7 +59,7 @@ def compare_picture(upscaler: Upscaler, picture: Listed, protocol: Protocol, *, 
     """
     scale = upscaler.scale
     if protocol.square_px is not None:
-        found = _compare_square(upscaler, picture.target, protocol, protocol.square_px)
+        found = _compare_square(upscaler, picture, protocol, protocol.square_px)
         given = picture.given if use_given else None
         note = None if given is None else f"{given.name}{UNUSED}the input is made from the square"
         return found._replace(note=note)
@@ -72,7 +72,7 @@ def compare_picture(upscaler: Upscaler, picture: Listed, protocol: Protocol, *, 
     return Comparison(sr, target, box, "made" if lr is None else "given", note)
 
 
-def _compare_square(upscaler: Upscaler, photograph: Path, protocol: Protocol, side: int) -> Comparison:
+def _compare_square(upscaler: Upscaler, picture: Listed, protocol: Protocol, side: int) -> Comparison:
     """The photograph fitted into a square as `jobs/prepare.py` does it."""
     if protocol.fit == "tiles":
         raise PictureError("it has many tiles: prepare a set of them with jobs/prepare.py, and score that")
@@ -86,8 +86,8 @@ def _compare_square(upscaler: Upscaler, photograph: Path, protocol: Protocol, si
         y_range=protocol.y_range,
         fast_jpeg=protocol.fast_jpeg,
     )
-    (pair,) = make_pairs(_bytes(photograph), geometry).pairs
-    row = PairRow(photograph.name, photograph.name, pair.hr, pair.lr, pair.content_box, protocol.y_range)
+    (pair,) = make_pairs(_bytes(picture.target), geometry, picture.max_pixels).pairs
+    row = PairRow(picture.target.name, picture.target.name, pair.hr, pair.lr, pair.content_box, protocol.y_range)
     return compare_pair(upscaler, row, protocol)._replace(input="made")
 
 

@@ -16,6 +16,7 @@ from raysr import storage
 from raysr.archives import OnFetch, fetch_set
 from raysr.catalogue import ARCHIVES
 from raysr.cluster import start_ray
+from raysr.decoding import MAX_PIXELS
 from raysr.duplicates import NearDuplicate
 from raysr.images import Geometry
 from raysr.leaks import find_leaks
@@ -82,7 +83,7 @@ def prepare(
     source = _find(config, on_fetch)
     _claim(config, out)
     start_ray()
-    tasks = _plan(source)
+    tasks = _plan(source, config.max_pixels)
     results = _write_all(tasks, geometry, out, config, on_advance)
     leaks = find_leaks(results, config.drop_near_duplicates)
     again = [replace(task, dropped=found) for task in tasks if (found := _of_task(task, leaks.reasons))]
@@ -164,7 +165,7 @@ def _finished(
     if damaged:
         dropped = {one.image_id: one.reason for one in manifest.refused if one.dropped}
         start_ray()
-        tasks = [task for task in _plan(source or _find(config, on_fetch)) if task.name in damaged]
+        tasks = [task for task in _plan(source or _find(config, on_fetch), config.max_pixels) if task.name in damaged]
         tasks = [replace(task, dropped=_of_task(task, dropped)) for task in tasks]
         mended = _write_all(tasks, geometry, out, config, on_advance)
         other = [name for name, shard in damaged.items() if name not in mended or mended[name].shard != shard]
@@ -185,7 +186,7 @@ def _is_whole(out: str, shard: Shard) -> bool:
     return True
 
 
-def _plan(source: Source) -> list[Task]:
+def _plan(source: Source, max_pixels: int = MAX_PIXELS) -> list[Task]:
     """The shards with their photographs: the same for the same source, whatever the number of workers."""
     tasks: list[Task] = []
     splits: tuple[Split, ...] = ("train", "val")
@@ -194,7 +195,9 @@ def _plan(source: Source) -> list[Task]:
         for index, start in enumerate(range(0, len(mine), PHOTOGRAPHS_PER_SHARD)):
             some: tuple[Photograph, ...] = tuple(mine[start : start + PHOTOGRAPHS_PER_SHARD])
             name = f"{split}-{index:05d}.parquet"
-            tasks.append(Task(name=name, split=split, photographs=some, roots=source.roots, dropped={}))
+            tasks.append(
+                Task(name=name, split=split, photographs=some, roots=source.roots, dropped={}, max_pixels=max_pixels)
+            )
     return tasks
 
 

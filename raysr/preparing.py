@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raysr import storage
+from raysr.decoding import MAX_MEGAPIXELS, pixels_of
 from raysr.images import Geometry
 from raysr.sources import KNOWN
 
@@ -37,6 +38,8 @@ class PrepareConfig:
     """Share of the photographs that validate, for a folder without splits of its own."""
     seed: int = 0
     """Draws the photographs that validate."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Photographs of more are refused: a small file can claim to be huge. A worker needs some 10 MB for each."""
     strict: bool = False
     """Stop at the first photograph that cannot be used."""
     drop_near_duplicates: bool = False
@@ -59,18 +62,25 @@ class PrepareConfig:
             raise ValueError("give --source and --out, or --describe alone")
         if self.seed < 0:
             raise ValueError(f"--seed must be 0 or more, got {self.seed}")
+        pixels_of(self.max_megapixels)  # raises ValueError for what is no size
         if self.mirror is not None and not self.mirror.startswith(("http://", "https://")):
             raise ValueError(f"--mirror must be an address that begins with http:// or https://, got {self.mirror!r}")
 
     @property
+    def max_pixels(self) -> int:
+        """Pixels of the largest photograph that is taken."""
+        return pixels_of(self.max_megapixels)
+
+    @property
     def request(self) -> dict[str, Any]:
         """What makes a set another one, beside its geometry."""
-        names = ("source", "val", "val_share", "seed", "strict", "drop_near_duplicates")
+        names = ("source", "val", "val_share", "seed", "max_megapixels", "strict", "drop_near_duplicates")
         return {name: getattr(self, name) for name in names}
 
     def differences(self, request: dict[str, Any], geometry: Geometry, wanted: Geometry) -> list[str]:
         """In what a set that was made by `request` and `geometry` is not the one that is asked for."""
-        then, now = ({**asked, **_flat(shape)} for asked, shape in ((request, geometry), (self.request, wanted)))
+        asked = {"max_megapixels": MAX_MEGAPIXELS} | request  # the limit of sets that were made before it could be set
+        then, now = ({**asked, **_flat(shape)} for asked, shape in ((asked, geometry), (self.request, wanted)))
         return [
             f"{_flag(name)} {then.get(name)!s} then, {now[name]!s} now" for name in now if then.get(name) != now[name]
         ]

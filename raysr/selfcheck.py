@@ -12,6 +12,7 @@ from rich.console import Console
 
 from raysr.benchmark import EvaluateConfig
 from raysr.checkpoints import load_upscaler
+from raysr.decoding import pixels_of
 from raysr.images import PictureError
 from raysr.judging import compare_picture
 from raysr.metrics import on_scale_of, psnr
@@ -73,7 +74,7 @@ def self_check(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: N
     findings: list[Finding] = []
     for folder, inputs in zip(config.sets, config.inputs or (None,) * len(config.sets), strict=True):
         tell(f"measuring {folder}")
-        pictures = find_set(folder, 2, inputs)
+        pictures = find_set(folder, 2, inputs, pixels_of(config.max_megapixels))
         known = recognise(pictures)
         if known is None:
             raise ValueError(

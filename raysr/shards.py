@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysr import storage
+from raysr.decoding import MAX_PIXELS
 from raysr.duplicates import perceptual_hash, pixel_hash
 from raysr.images import Geometry, Pair, PictureError, Prepared, make_pairs
 from raysr.manifest import SCHEMA, Shard, pair_digest
@@ -57,6 +58,8 @@ class Task:
     """Folders that must be there where this is done."""
     dropped: dict[str, str]
     """Photographs that are refused whatever is in them: image_id -> reason."""
+    max_pixels: int = MAX_PIXELS
+    """A photograph of more is refused."""
 
     def to_json(self) -> str:
         """As it travels to a worker."""
@@ -208,7 +211,7 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
                 yield photo, data, reason or ""
                 continue
             try:
-                yield photo, data, make_pairs(data, geometry)
+                yield photo, data, make_pairs(data, geometry, task.max_pixels)
             except PictureError as error:
                 yield photo, data, str(error)
 

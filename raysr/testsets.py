@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from raysr.images import PictureError, decode
+from raysr.decoding import MAX_PIXELS, decode
+from raysr.layouts import PictureError
 from raysr.protocol import RGB
 from raysr.sources import READ, SUFFIXES
 
@@ -41,6 +42,8 @@ class Listed(NamedTuple):
     target: Path
     given: Path | None
     """Its low-resolution counterpart, if the set has one."""
+    max_pixels: int = MAX_PIXELS
+    """Files of more cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,9 @@ class PictureSet:
         return next((picture.given.parent for picture in self.pictures if picture.given is not None), None)
 
 
-def find_set(folder: str | Path, scale: int, inputs: str | Path | None = None) -> PictureSet:
+def find_set(
+    folder: str | Path, scale: int, inputs: str | Path | None = None, max_pixels: int = MAX_PIXELS
+) -> PictureSet:
     """The targets in `folder`, and their counterparts for `scale` if it has them, or those of the folder `inputs`.
 
     Known are plain folders, `HR/` with `LR_bicubic/X2/` (EDSR), `image_SRF_2/` or a folder with `*_HR` and `*_LR`
@@ -74,7 +79,7 @@ def find_set(folder: str | Path, scale: int, inputs: str | Path | None = None) -
         hint = f"; its folders are {', '.join(below)}: give those that are sets" if below else ""
         raise ValueError(f"{folder} has no pictures{hint}")
     places = [Path(inputs), Path(inputs, f"X{scale}")] if inputs is not None else _input_folders(home, scale)
-    pictures = tuple(Listed(file.name, file, _counterpart(file, home, places, scale)) for file in files)
+    pictures = tuple(Listed(file.name, file, _counterpart(file, home, places, scale), max_pixels) for file in files)
     if inputs is not None and not any(picture.given for picture in pictures):
         raise ValueError(
             f"no file in {inputs} is a counterpart of one in {home}: expected names such as {_hint(files[0], scale)}"
@@ -130,7 +135,7 @@ class Opened(NamedTuple):
 
 def open_picture(picture: Listed, scale: int, *, use_given: bool = True) -> Opened:
     """Read a target and its counterpart; raises PictureError with the reason where the target cannot be used."""
-    hr = _read(picture.target)
+    hr = _read(picture.target, picture.max_pixels)
     height, width = (side // scale * scale for side in hr.shape[:2])
     if min(height, width) == 0:
         raise PictureError(f"{hr.shape[1]} x {hr.shape[0]} pixels are too few for x{scale}")
@@ -138,7 +143,7 @@ def open_picture(picture: Listed, scale: int, *, use_given: bool = True) -> Open
     if picture.given is None or not use_given:
         return Opened(hr, None, None)
     try:
-        lr = _read(picture.given)
+        lr = _read(picture.given, picture.max_pixels)
     except PictureError as error:
         return Opened(hr, None, f"{picture.given.name}{UNUSED}{error}")
     expected = f"{width // scale} x {height // scale}"
@@ -148,12 +153,12 @@ def open_picture(picture: Listed, scale: int, *, use_given: bool = True) -> Open
     return Opened(hr, lr, None)
 
 
-def _read(file: Path) -> RGB:
+def _read(file: Path, max_pixels: int) -> RGB:
     try:
         data = file.read_bytes()
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
-    return np.asarray(decode(data).image.convert("RGB"))
+    return np.asarray(decode(data, max_pixels=max_pixels).image.convert("RGB"))
 
 
 def recognise(pictures: PictureSet) -> str | None:

@@ -284,6 +284,21 @@ def test_a_picture_that_the_border_leaves_nothing_of_is_refused(tmp_path: Path) 
         compare_picture(bicubic_upscaler(), one, LITERATURE)
 
 
+def test_a_picture_above_the_limit_is_listed_and_the_option_that_takes_it_is_named(tmp_path: Path) -> None:
+    photograph(tmp_path / "small.png", synthetic(0, 40, 30))
+    file = photograph(tmp_path / "large.png", synthetic(1, 60, 40))
+    config = EvaluateConfig(sets=(str(tmp_path),), perceptual="none", max_megapixels=0.0012)
+    errors = {one.image_id: one.error for one in evaluate_sets(config).sets[0].pictures}
+    reason = "more than 1,200 pixels (60 x 40); --max-megapixels 1 takes it"
+    assert errors == {"small.png": None, "large.png": reason}
+    (taken,) = evaluate_sets(replace(config, max_megapixels=1.0)).sets
+    assert [one.error for one in taken.pictures] == [None, None]
+    with pytest.raises(PictureError, match="--max-megapixels 1 takes it"):
+        compare_picture(bicubic_upscaler(), Listed("large.png", file, None, 1200), changed(PAPER, square_px=32))
+    with pytest.raises(ValueError, match="--max-megapixels must be a number above 0, got -1"):
+        replace(config, max_megapixels=-1)
+
+
 @pytest.mark.parametrize("padding", ["in", "out"])
 def test_the_papers_protocol_scores_what_preparing_the_picture_would(padding: str, tmp_path: Path) -> None:
     file = photograph(tmp_path / "wide.png", synthetic(4, 400, 230))

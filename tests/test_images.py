@@ -11,7 +11,7 @@ from conftest import synthetic
 from PIL import Image
 from tiffs import write_tiff
 
-from raysr.decoding import decode
+from raysr.decoding import decode, pixels_of
 from raysr.images import (
     LEAST_PX,
     Box,
@@ -289,9 +289,35 @@ def test_what_is_no_whole_picture_is_refused_with_its_reason(data: bytes, reason
         decode(data)
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF"])
+def test_the_limit_is_ours_and_pillows_own_is_neither_in_the_way_nor_lost(
+    file_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(PHOTO, file_format)
+    for limit in (500, None):  # Pillow warns above its limit, and refuses above twice of it
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert decode(data, max_pixels=48 * 32).image.size == (48, 32)
+        with pytest.raises(PictureError, match=r"^more than 1,535 pixels \(48 x 32\); --max-megapixels 1 takes it$"):
+            decode(data, max_pixels=48 * 32 - 1)
+        with pytest.raises(PictureError, match="damaged"):
+            decode(data[: len(data) // 2])
+        assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_photograph_of_ninety_megapixels_is_taken_where_it_is_asked_for() -> None:
+    row = bytes(1251)
+    data = png(10_000, 9_000, 1, 0, row * 9_000)
+    with pytest.raises(PictureError, match="--max-megapixels 90 takes it"):
+        make_pairs(data, Geometry(hr_px=32, fit="pad"))
+    (pair,) = make_pairs(data, Geometry(hr_px=32, fit="pad"), pixels_of(90)).pairs
+    assert pair.content_box == (0, 1, 32, 30)
+
+
 def test_the_limit_of_pixels_holds_where_pillows_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(PictureError, match=r"^more than 89,478,485 pixels \(10000 x 9000\)$"):
+    with pytest.raises(
+        PictureError, match=r"^more than 89,478,485 pixels \(10000 x 9000\); --max-megapixels 90 takes it$"
+    ):
         decode(png(10_000, 9_000, 8, 2, b""))
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,39 @@ def test_the_same_command_leaves_a_finished_set_alone_and_another_one_is_refused
         with pytest.raises(FileExistsError, match=reason):
             prepare(other)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_workers_refuse_photographs_above_the_limit_that_is_asked_for(horrors: tuple, tmp_path: Path) -> None:
+    source, out, _ = horrors
+    large = Image.fromarray(synthetic(3, 300, 200))
+    folder = shutil.copytree(source, tmp_path / "source")
+    large.save(folder / "train" / "large.png")
+    config = PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY, max_megapixels=0.01)
+    manifest = prepare(config)
+    assert manifest.content_sha256 == Manifest.read(str(out)).content_sha256
+    refused = {refusal.image_id: refusal.reason for refusal in manifest.refused}
+    assert refused["train/large.png"] == "more than 10,000 pixels (300 x 200); --max-megapixels 1 takes it"
+    # A set is another one with another limit, and can be mended with its own alone.
+    with pytest.raises(FileExistsError, match=r"\(--max-megapixels 0\.01 then, 1\.0 now\)"):
+        prepare(replace(config, max_megapixels=1.0))
+    shard = tmp_path / "set" / manifest.shards[0].name
+    whole = shard.read_bytes()
+    shard.write_bytes(b"")
+    assert prepare(config) == manifest
+    assert shard.read_bytes() == whole
+    taken = prepare(replace(config, out=str(tmp_path / "all"), max_megapixels=1.0))
+    assert taken.pairs["train"] == manifest.pairs["train"] + 1
+
+
+def test_a_set_from_before_there_was_a_limit_to_set_has_the_usual_one(horrors: tuple, tmp_path: Path) -> None:
+    source, out, _ = horrors
+    config = PrepareConfig(source=str(source), out=str(shutil.copytree(out, tmp_path / "set")), geometry=GEOMETRY)
+    raw = json.loads((tmp_path / "set" / MANIFEST).read_text())
+    del raw["request"]["max_megapixels"]
+    (tmp_path / "set" / MANIFEST).write_text(json.dumps(raw))
+    assert "max_megapixels" not in prepare(config).request
+    with pytest.raises(FileExistsError, match=r"\(--max-megapixels 89\.478485 then, 200\.0 now\)"):
+        prepare(replace(config, max_megapixels=200.0))
 
 
 def test_a_second_run_gives_the_same_bytes(horrors: tuple, tmp_path: Path) -> None:
@@ -808,6 +842,9 @@ def test_a_folder_that_cannot_be_used_is_refused_before_gigabytes_are_downloaded
         ({"describe": "z", "strict": True}, "--describe stands alone: it does not go with --strict"),
         ({"describe": "z", "geometry": GEOMETRY}, "--describe stands alone: it does not go with --geometry"),
         ({"source": "x", "out": "y", "seed": -1}, "--seed must be 0 or more, got -1"),
+        ({"source": "x", "out": "y", "max_megapixels": 0.0}, "--max-megapixels must be a number above 0, got 0.0"),
+        ({"source": "x", "out": "y", "max_megapixels": float("nan")}, "--max-megapixels must be .* above 0, got nan"),
+        ({"describe": "z", "max_megapixels": 200.0}, "--describe stands alone: it does not go with --max-megapixels"),
         ({"source": "df2k", "out": "y", "mirror": "nonsense"}, "--mirror must be an address .* got 'nonsense'"),
     ],
 )
