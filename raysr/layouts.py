@@ -138,6 +138,8 @@ def _pages(data: bytes) -> list[Tags]:
         seen.add(directory.next)
         file.seek(directory.next)
         directory.load(file)
+        if pages and not all(tag in directory for tag in _SIZE):
+            break  # the last page refers to what is none
         pages.append({tag: directory[tag] for tag in (_PAGE_TAGS if pages else _LAYOUT_TAGS) if tag in directory})
     return pages
 

@@ -39,7 +39,7 @@ class PrepareConfig:
     seed: int = 0
     """Draws the photographs that validate."""
     max_megapixels: float = MAX_MEGAPIXELS
-    """Photographs of more are refused: a small file can claim to be huge. A worker needs some 10 MB for each."""
+    """Photographs of more are refused: a small file can claim to be huge. A worker needs 10 to 20 MB for each."""
     strict: bool = False
     """Stop at the first photograph that cannot be used."""
     drop_near_duplicates: bool = False

@@ -196,9 +196,10 @@ def test_pages_masks_and_overviews_among_them_are_refused() -> None:
             decode(tiff_pages(*pages))
 
 
-def test_a_tiff_whose_pages_go_in_a_circle_ends() -> None:
+@pytest.mark.parametrize("following", [8 + 16, 10, 10**9], ids=["itself", "pixels", "nowhere"])
+def test_a_page_behind_the_last_one_that_is_none_costs_nothing(following: int) -> None:
     data = bytearray(tiff_pages(page(70)))
-    data[-4:] = struct.pack("<I", 8 + 16)
+    data[-4:] = struct.pack("<I", following)
     assert np.asarray(decode(bytes(data)).image).max() == 70
 
 
