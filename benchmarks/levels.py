@@ -14,7 +14,8 @@ import tyro
 from PIL import Image
 
 from raysr import storage
-from raysr.runs import Run, TrialFiles
+from raysr.runs import Run
+from raysr.trial_files import TrialFiles
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig
 from raysr.runs import Outcome
 from raysr.spec import TrainConfig, trial_name
-from raysr.train import TrainOneConfig, train_one
+from raysr.train_one import TrainOneConfig, train_one
 
 
 @dataclass(frozen=True)

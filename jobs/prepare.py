@@ -3,10 +3,9 @@
 import time
 
 import tyro
-from rich.console import Console
 
 from raysr.archives import ArchiveError
-from raysr.cli import fail
+from raysr.cli import fail, make_console
 from raysr.describe import check_set, summary
 from raysr.manifest import ManifestError
 from raysr.prepare import PrepareError, prepare
@@ -14,7 +13,7 @@ from raysr.preparing import PrepareConfig, PrepareDisplay
 
 
 def main() -> None:
-    console, start = Console(), time.monotonic()
+    console, start = make_console(), time.monotonic()
     try:
         config = tyro.cli(PrepareConfig)
         if config.describe is not None:

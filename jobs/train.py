@@ -10,7 +10,7 @@ import tyro
 from raysr.cli import fail, make_console
 from raysr.field import ListConfig, print_field
 from raysr.report import print_places, print_table, write_report
-from raysr.train import TrainOneConfig, train_one
+from raysr.train_one import TrainOneConfig, train_one
 
 
 def main() -> None:

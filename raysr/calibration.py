@@ -65,8 +65,13 @@ def conditions(spec: TrialSpec, device: str, resources: Mapping[str, Any]) -> di
         "perceptual": train.perceptual,
         "micro_batch": train.micro_batch,
         "compile": train.compile,
+        "hold_data": train.hold_data,
         "charged": list(spec.charged),
     }
+
+
+_BEFORE = {"hold_data": "auto"}
+"""What files say nothing of that were written before it was a condition."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Calibration:
                     f"{location} has no timing of {spec.arch}; it has {', '.join(self.timings)}: calibrate anew with "
                     "--mode calibrated"
                 )
-            now, then = conditions(spec, device, resources), self.conditions[spec.arch]
+            now, then = conditions(spec, device, resources), _BEFORE | self.conditions[spec.arch]
             other = [f"{name} is {now[name]}, then {then.get(name)}" for name in now if now[name] != then.get(name)]
             if other:
                 raise ValueError(

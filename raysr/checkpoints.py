@@ -68,7 +68,8 @@ def load_upscaler(
     if name == CHECKPOINT and "file" in options:
         found = load_upscaler(options["file"], scale, device, arch, options.get("sha256"))
         return replace(found, name=str(options.get("title", found.name)))
-    network = build_model(model, scale or 2)
+    with torch.random.fork_rng(devices=[]):
+        network = build_model(model, scale or 2)
     parameters = count_parameters(network, trainable_only=False)
     if parameters:
         raise ValueError(

@@ -1,5 +1,7 @@
 """Command lines made from dataclasses by tyro, with a hint for a wrong word."""
 
+import io
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -32,7 +34,15 @@ def parse_preset(presets: Mapping[str, tuple[str, T]], default: str, args: Seque
 
 
 def make_console() -> Console:
-    """Standard output; wide enough for the table where it is no terminal, as in a job's log."""
+    """Standard output; wide enough for the table where it is no terminal, as in a job's log.
+
+    From here on SIGTERM, by which schedulers stop a job, does what Ctrl-C does; and a character that the output's
+    encoding lacks is written as its number.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     return Console(width=None if sys.stdout.isatty() else 160)
 
 

@@ -3,12 +3,15 @@
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -29,6 +32,9 @@ Inverted U-Net paid for it (docs/log.md). With one heap for all threads what was
 The environment belongs to the process that starts Ray. As a runtime environment of the job it would keep Ray's waiting
 workers from being used."""
 
+ANSWER_S = 6.0
+"""Seconds that a Ray head has to answer, for each of two questions."""
+
 ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 """Where Ray runs on this machine alone: nobody takes it away, and the watcher is one process more for each trial."""
 
@@ -37,7 +43,9 @@ def start_ray(*, num_cpus: int | None = None) -> None:
     """Connect to the cluster at RAY_ADDRESS (set inside `ray job submit`), else start Ray here; once is enough."""
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if ":" in address:
+        check_reachable(address)
     # A job has the environment that its cluster was started with.
     missing = {name: value for name, value in WORKERS.items() if os.environ.get(name) != value}
     settings: dict[str, Any] = {"runtime_env": {"env_vars": missing}} if missing else {}
@@ -48,6 +56,7 @@ def start_ray(*, num_cpus: int | None = None) -> None:
         # then interrupt every step: 13 % slower on two cores, and 3 % with the same priority for all (docs/log.md).
         system = {"worker_niceness": 0}
         settings = {"num_cpus": num_cpus, "include_dashboard": False, "_system_config": system}
+    stop = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         ray.init(
@@ -56,8 +65,33 @@ def start_ray(*, num_cpus: int | None = None) -> None:
             log_to_driver=False,
             **settings,
         )
+    if threading.current_thread() is threading.main_thread() and stop is not None:
+        signal.signal(signal.SIGTERM, stop)  # Ray's own ends the process at once, and prints its stack
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def check_reachable(address: str) -> None:
+    """Raise ConnectionError unless a Ray head answers at `address` (`host:port`, `ray://host:port`).
+
+    Ray itself tries for a quarter of an hour, and its error names another address.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    told = f"no Ray cluster answers at RAY_ADDRESS={address}"
+    hint = "start its head, correct RAY_ADDRESS, or unset it to run on this machine alone"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"{told} ({error}): {hint}") from error
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return
+    channel = grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)])
+    try:
+        grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
+    except grpc.FutureTimeoutError as error:
+        raise ConnectionError(f"{told}, where something else listens: {hint}") from error
+    finally:
+        channel.close()
 
 
 def cluster_devices() -> dict[str, float]:

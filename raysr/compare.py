@@ -8,23 +8,27 @@ from rich.console import Console
 
 from raysr import storage
 from raysr.calibration import Calibration, Timing, conditions
+from raysr.claim import claimed
 from raysr.cluster import check_shared, start_ray
 from raysr.cost import Budget, Price, format_usd
+from raysr.failures import Failure, failure_of, told_plainly
 from raysr.forecast import forecast, taken
 from raysr.judge import TARGETS, drop_targets
-from raysr.launch import Resources, ended_row, run_all, share_out, time_all, trial_device, trial_pace
+from raysr.launch import Resources, TrialErrors, ended_row, run_all, share_out, time_all, trial_device, trial_pace
 from raysr.ledger import Ledger
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
+from raysr.own_code import code_digest
 from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig, SearchConfig, chosen_budget
 from raysr.prices import find_price
 from raysr.provenance import RunInfo, now
 from raysr.resume import read_resumed
-from raysr.runs import Outcome, Run, TrialFiles, amend, gather, new_run_folder
+from raysr.runs import Outcome, Run, amend, discarded_unless_begun, gather, new_run_folder
 from raysr.search import Found, check_search, find_settings, judging_photographs, searched
 from raysr.spec import TrialSpec
 from raysr.train import check_trials
+from raysr.trial_files import TrialFiles
 
 CALIBRATION = "calibration.json"
 """In the run's folder."""
@@ -36,7 +40,8 @@ def compare(config: CompareConfig, console: Console) -> Outcome:
     A failed trial leaves the others' results intact and is named in the outcome; Ctrl-C keeps what was reached. Raises
     ValueError and its like for a configuration that cannot run, before any money is spent.
     """
-    return _begin(config, console) if config.resume is None else _resume(config, console)
+    with told_plainly():
+        return _begin(config, console) if config.resume is None else _resume(config, console)
 
 
 def _begin(config: CompareConfig, console: Console) -> Outcome:
@@ -45,37 +50,38 @@ def _begin(config: CompareConfig, console: Console) -> Outcome:
     if config.data is None and config.preset != "demo":
         raise ValueError(f"preset {config.preset!r} needs --data DIR, a set made by jobs/prepare.py")
     if config.data is not None:
-        Manifest.read(storage.absolute(config.data))
+        Manifest.read(config.data)
     train = config.train
     perceptual, alex = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
     run = new_run_folder(config.out, config.preset, now().strftime("%Y%m%d-%H%M%S"))
-    console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
-    start_ray()
-    check_shared(run, "--out")
-    resources = _share_out(config, console)
-    specs = _specs(config, run, _data(config, run, console), budget, price)
-    device = trial_device(resources)
-    if config.search.usd is not None:
-        check_search(config.search, specs, resources.workers_per_trial)
-    given = None
-    if config.calibration is not None:
-        given = Calibration.read(storage.absolute(config.calibration))
-        given.check(specs, device.name, asdict(resources), config.calibration)
-    figure_image_id = check_trials(specs, config.workers_per_trial)
-    if given is not None:
-        given.write(storage.join(run, CALIBRATION), specs)
-    RunInfo(
-        preset=config.preset,
-        device=device,
-        notional=not resources.use_gpu,
-        perceptual=perceptual,
-        alex=alex,
-        specs=specs,
-        config=config,
-        resources=asdict(resources),
-        figure_image_id=figure_image_id,
-    ).write()
-    return _finish(config, specs, resources, console, perceptual)
+    console.print(f"run folder: {run}", soft_wrap=True, highlight=False, markup=False)
+    with discarded_unless_begun(run), claimed(run):
+        start_ray()
+        check_shared(run, "--out")
+        resources = _share_out(config, console)
+        specs = _specs(config, run, _data(config, run, console), budget, price, resources)
+        device = trial_device(resources)
+        if config.search.usd is not None:
+            check_search(config.search, specs, resources.workers_per_trial)
+        given = None
+        if config.calibration is not None:
+            given = Calibration.read(config.calibration)
+            given.check(specs, device.name, asdict(resources), config.calibration)
+        figure_image_id = check_trials(specs, config.workers_per_trial)
+        if given is not None:
+            given.write(storage.join(run, CALIBRATION), specs)
+        RunInfo(
+            preset=config.preset,
+            device=device,
+            notional=not resources.use_gpu,
+            perceptual=perceptual,
+            alex=alex,
+            specs=specs,
+            config=config,
+            resources=asdict(resources),
+            figure_image_id=figure_image_id,
+        ).write()
+        return _finish(config, specs, resources, console, perceptual)
 
 
 def _resume(config: CompareConfig, console: Console) -> Outcome:
@@ -84,17 +90,21 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
     perceptual, _ = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
     if perceptual.weights_sha256 != old.info["perceptual"]["weights_sha256"]:
         raise ValueError(f"the perceptual weights have changed since {old.run} began: {perceptual.weights_sha256}")
-    start_ray()
-    check_shared(old.run, "--resume")
-    resources = _share_out(old.config, console)
-    specs = _specs(old.config, old.run, old.data, old.budget, old.price, second_opinion=old.info["alex"] is not None)
-    device = trial_device(resources)
-    old.check_device(device, use_gpu=resources.use_gpu, every_cost_is_frozen=_all_timed(old.config, specs))
-    check_trials(specs, old.config.workers_per_trial)
-    old.note(now().isoformat(timespec="seconds"), device, asdict(resources))
-    left = sum(ended_row(spec) is None for spec in specs)
-    console.print(f"run folder: {old.run}: {left} of {len(specs)} trials to go", soft_wrap=True, highlight=False)
-    return _finish(old.config, specs, resources, console, perceptual)
+    with claimed(old.run):
+        start_ray()
+        check_shared(old.run, "--resume")
+        resources = _share_out(old.config, console)
+        second_opinion = old.info["alex"] is not None
+        specs = _specs(old.config, old.run, old.data, old.budget, old.price, resources, second_opinion=second_opinion)
+        device = trial_device(resources)
+        every_cost_is_frozen = _all_timed(old.config, specs)
+        old.check_device(device, use_gpu=resources.use_gpu, every_cost_is_frozen=every_cost_is_frozen)
+        check_trials(specs, old.config.workers_per_trial)
+        old.note(now().isoformat(timespec="seconds"), device, asdict(resources))
+        left = sum(ended_row(spec) is None for spec in specs)
+        told = f"run folder: {old.run}: {left} of {len(specs)} trials to go"
+        console.print(told, soft_wrap=True, highlight=False, markup=False)
+        return _finish(old.config, specs, resources, console, perceptual)
 
 
 def _share_out(config: CompareConfig, console: Console) -> Resources:
@@ -104,9 +114,17 @@ def _share_out(config: CompareConfig, console: Console) -> Resources:
 
 
 def _specs(
-    config: CompareConfig, run: str, data: str, budget: Budget, price: Price, *, second_opinion: bool = True
+    config: CompareConfig,
+    run: str,
+    data: str,
+    budget: Budget,
+    price: Price,
+    resources: Resources,
+    *,
+    second_opinion: bool = True,
 ) -> list[TrialSpec]:
     scale = Manifest.read(data).geometry.scale
+    codes = {arch: code_digest(arch) for arch in config.archs}
     every = [
         TrialSpec(
             arch=arch,
@@ -121,6 +139,8 @@ def _specs(
             checkpoint_every_s=config.checkpoint_every_s,
             scale=scale,
             targets=storage.join(run, TARGETS),
+            code=codes[arch],
+            sharers=resources.workers_per_node,
             second_opinion=second_opinion,
         )
         for seed, arch in product(range(config.seeds), config.archs)
@@ -134,7 +154,7 @@ def _finish(
     """Run what has not ended yet, and gather everything."""
     begun, run = time.monotonic(), specs[0].run
     _tell_forecast(config, specs, resources, console)
-    broken: dict[tuple[str, int], str] = {}
+    broken: TrialErrors = {}
     try:
         if config.search.usd is not None and not config.search_at_frozen_cost:
             specs, broken = _search(specs, broken, config.search, resources, console)
@@ -185,11 +205,11 @@ def _all_timed(config: CompareConfig, specs: list[TrialSpec]) -> bool:
 
 def _search(
     specs: list[TrialSpec],
-    broken: dict[tuple[str, int], str],
+    broken: TrialErrors,
     search: SearchConfig,
     resources: Resources,
     console: Console,
-) -> tuple[list[TrialSpec], dict[tuple[str, int], str]]:
+) -> tuple[list[TrialSpec], TrialErrors]:
     """`specs` with the settings that each architecture's search found, and the errors of the trials that cannot be run:
     the `broken` ones, and those of architectures that found none."""
     found: dict[str, Found] = {}
@@ -201,7 +221,8 @@ def _search(
         try:
             found[arch] = find_settings(spec, search, resources)
         except RuntimeError as error:
-            broken |= {(one.arch, one.seed): str(error) for one in specs if one.arch == arch}
+            failure = failure_of(error)
+            broken |= {(one.arch, one.seed): failure for one in specs if one.arch == arch}
             continue
         one = found[arch]
         settings = ", ".join(f"{name} {value}" for name, value in one.settings.items())
@@ -217,11 +238,11 @@ def _search(
 
 def _freeze(
     specs: list[TrialSpec],
-    broken: dict[tuple[str, int], str],
+    broken: TrialErrors,
     resources: Resources,
     rounds: int,
     console: Console,
-) -> tuple[list[TrialSpec], dict[tuple[str, int], str]]:
+) -> tuple[list[TrialSpec], TrialErrors]:
     """`specs` at the frozen cost in the run's `calibration.json`, where it is there, else timed now in `rounds`.
 
     Returns also the errors of the trials that cannot be run: the `broken` ones, and those whose network could not be
@@ -248,13 +269,15 @@ def _freeze(
     broken = dict(broken)
     for spec in known.freeze(able):
         if spec.frozen is None:
-            error = errors[spec.arch, missing[spec.arch].seed]
-            broken[spec.arch, spec.seed] = f"its steps could not be timed: {error}"
+            failure = errors[spec.arch, missing[spec.arch].seed]
+            told = f"its steps could not be timed: {failure.text}"
+            broken[spec.arch, spec.seed] = replace(failure, text=told)
         elif not spec.frozen_steps:
-            broken[spec.arch, spec.seed] = (
+            told = (
                 f"the budget pays for no step of {spec.arch}, whose first takes {spec.frozen.seconds(1):.3g} "
                 "accelerator-seconds; give more"
             )
+            broken[spec.arch, spec.seed] = Failure(text=told, cause="network")
         elif spec.seed == 0:
             console.print(
                 f"{spec.arch}: {spec.frozen_steps} steps of {spec.frozen.step_seconds:.4g} s, and "
@@ -267,7 +290,7 @@ def _freeze(
 
 def _data(config: CompareConfig, run: str, console: Console) -> str:
     if config.data is not None:
-        return storage.absolute(config.data)
+        return config.data
     data = storage.join(run, "data")
     manifest = prepare(PrepareConfig(source="bundled", out=data, geometry=DEMO_GEOMETRY))
     console.print(

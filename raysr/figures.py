@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from raysr import storage
 from raysr.findings import Findings
 from raysr.models import find_architecture
-from raysr.runs import Run, TrialFiles
+from raysr.runs import Run
+from raysr.trial_files import TrialFiles
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe & Ito's, safe for colour blindness."""

@@ -9,7 +9,8 @@ from raysr.caveats import calibrated_notes, caveats, listed
 from raysr.cost import format_usd
 from raysr.losses import PUBLISHED_NAME
 from raysr.models import find_architecture, label
-from raysr.runs import Run, TrialRow
+from raysr.rows import TrialRow
+from raysr.runs import Run
 from raysr.standings import (
     CONTENT,
     METRICS,

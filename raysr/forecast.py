@@ -13,7 +13,7 @@ from raysr.losses import Perceptual, load_alex, load_perceptual
 from raysr.models import build_model
 from raysr.pairs import PairSet
 from raysr.precision import exact_float32, resolve_precision
-from raysr.runs import TrialRow
+from raysr.rows import TrialRow
 from raysr.spec import TrialSpec
 
 START_S = 12.0

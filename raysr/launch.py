@@ -1,14 +1,9 @@
 """Trials on a Ray cluster: Ray Tune schedules them, Ray Train trains each."""
 
 import os
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +12,10 @@ import ray.exceptions
 import ray.train
 import ray.tune
 import torch
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 from rich.console import Console
-from tensorboardX import SummaryWriter
 
 from raysr import storage
 from raysr.cluster import (
@@ -34,15 +29,19 @@ from raysr.cluster import (
     use_assigned_cpus,
 )
 from raysr.device import Device, this_device
+from raysr.failures import LIMITS, OF_RAY, Failure, failure_of, kind_of
 from raysr.forecast import Pace, measure_pace
 from raysr.losses import PerceptualInfo
 from raysr.presets import CompareConfig
 from raysr.progress import BOARD_S, Board, ProgressDisplay, Snapshot, remote_update
 from raysr.provenance import now
-from raysr.runs import TrialFiles, TrialRow, unfinished_row
-from raysr.spec import TrialSpec, trial_name
+from raysr.rows import TrialRow
+from raysr.runs import unfinished_row
+from raysr.spec import TrialSpec
+from raysr.tensorboard import TensorBoard
 from raysr.train import Reporter, calibration_worker, run_trial, train_worker
 from raysr.trial import Trial
+from raysr.trial_files import TrialFiles
 from raysr.world import World
 
 _ORDER = 7
@@ -51,8 +50,11 @@ _ORDER = 7
 WAIT_S = 2.0
 """Between two looks at whether GPUs have come."""
 
-RESTARTS = 3
-"""How often a trial whose worker failed goes on from its last checkpoint."""
+TrialErrors = dict[tuple[str, int], Failure]
+"""Why trials failed, by architecture and seed."""
+
+FAILED = "failure"
+"""Under this name a trial that is given up reports why to Tune."""
 
 MISSING_MINUTES = 60
 """How often a trial waits a minute (Ray Train's default) for accelerators that are not there. A spot node that is
@@ -69,6 +71,8 @@ class Resources:
     max_concurrent: int
     accelerator: str | None = None
     """Model of GPU that every worker needs."""
+    workers_per_node: int = 1
+    """Of all trials at a time, at most, on one machine."""
 
     @property
     def per_worker(self) -> dict[str, float]:
@@ -98,8 +102,10 @@ def share_out(config: CompareConfig) -> Resources:
         raise ValueError(f"--workers-per-trial {config.workers_per_trial}, but the cluster has {available} {kind}")
     most = available // config.workers_per_trial
     concurrent = min(config.max_concurrent or (most if use_gpu else 1), most)
-    cpus = cpus_for_each(nodes, workers=concurrent * config.workers_per_trial, use_gpu=use_gpu)
-    return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator)
+    workers = concurrent * config.workers_per_trial
+    cpus = cpus_for_each(nodes, workers=workers, use_gpu=use_gpu)
+    most = max(int(node.get("GPU", 0) if use_gpu else node.get("CPU", 0) // cpus) for node in nodes)
+    return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator, max(1, min(workers, most)))
 
 
 def trial_device(resources: Resources) -> Device:
@@ -138,7 +144,7 @@ def run_all(
     resources: Resources,
     console: Console,
     perceptual: PerceptualInfo,
-    broken: Mapping[tuple[str, int], str],
+    broken: Mapping[tuple[str, int], Failure],
 ) -> tuple[list[TrialRow], bool]:
     """Run every trial but the `broken` ones, which have failed before with that error.
 
@@ -167,9 +173,9 @@ def run_all(
             interrupted = True
     rows: list[TrialRow] = []
     for spec in specs:
-        row, error = ended_row(spec), errors.get((spec.arch, spec.seed))
-        if row is None and error is not None:  # what ended well before Ray failed has ended well
-            row = unfinished_row(spec, "failed", error, perceptual.name)
+        row, failure = ended_row(spec), errors.get((spec.arch, spec.seed))
+        if row is None and failure is not None:  # what ended well before Ray failed has ended well
+            row = unfinished_row(spec, "failed", failure.text, perceptual.name, failure.cause)
         elif row is None:
             # Tune itself takes the first Ctrl-C: it stops its trials and returns.
             interrupted = True
@@ -178,12 +184,12 @@ def run_all(
     return rows, interrupted
 
 
-def time_all(specs: list[TrialSpec], resources: Resources, rounds: int) -> dict[tuple[str, int], str]:
+def time_all(specs: list[TrialSpec], resources: Resources, rounds: int) -> TrialErrors:
     """Time the steps of each of `specs` as its trial will run, `rounds` times, one after the other in each round.
 
     Returns the errors of those that failed. Raises KeyboardInterrupt where the user stopped it.
     """
-    errors: dict[tuple[str, int], str] = {}
+    errors: TrialErrors = {}
     for _ in range(rounds):
         left = [spec for spec in specs if (spec.arch, spec.seed) not in errors]
         before = {spec.name: _times_timed(spec) for spec in left}
@@ -198,7 +204,7 @@ def _times_timed(spec: TrialSpec) -> int:
     return len(TrialFiles(spec.run, spec.arch, spec.seed).read_timings())
 
 
-def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[tuple[str, int], str]:
+def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> TrialErrors:
     """Score a network without parameters where the others train, outside Tune: it spends nothing.
 
     Returns its error if it failed.
@@ -214,7 +220,7 @@ def _score_untrained(spec: TrialSpec, resources: Resources, board: Any) -> dict[
         options = {"num_gpus": int(resources.use_gpu), "resources": resources.model}
         ray.get(task.options(num_cpus=resources.cpus_per_worker, **options).remote())
     except ray.exceptions.RayError as error:
-        return {(spec.arch, spec.seed): str(error).strip()}
+        return {(spec.arch, spec.seed): failure_of(error)}
     return {}
 
 
@@ -222,10 +228,11 @@ Worker = Callable[[dict[str, Any]], None]
 """What runs in each Ray Train worker."""
 
 
-def _tune(
-    specs: list[TrialSpec], resources: Resources, worker: Worker, extra: dict[str, Any]
-) -> dict[tuple[str, int], str]:
-    """Run `worker` for each of `specs`, with `extra` in its configuration; returns the errors of those that failed."""
+def _tune(specs: list[TrialSpec], resources: Resources, worker: Worker, extra: dict[str, Any]) -> TrialErrors:
+    """Run `worker` for each of `specs`, with `extra` in its configuration; returns the errors of those that failed.
+
+    An error that Tune lays to no trial in particular is that of every trial.
+    """
     if not specs:
         return {}
     run = specs[0].run
@@ -239,14 +246,29 @@ def _tune(
         # A trial's driver only waits: the next trial takes its process over, which has imported everything.
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=resources.max_concurrent, reuse_actors=True),
         run_config=ray.tune.RunConfig(
-            name="tune", storage_path=store, verbose=0, callbacks=[TensorBoard(storage.join(run, "tensorboard"))]
+            name="tune",
+            storage_path=store,
+            verbose=0,
+            callbacks=[TensorBoard(storage.join(run, "tensorboard"))],
+            # A trial's driver that is killed, for memory for example, begins again; what fails in it is counted there.
+            failure_config=ray.tune.FailureConfig(max_failures=LIMITS["process"]),
         ),
     )
-    errors: dict[tuple[str, int], str] = {}
-    for result in tuner.fit():
+    try:
+        results = tuner.fit()
+    except OF_RAY as error:
+        return {(spec.arch, spec.seed): failure_of(error) for spec in specs}
+    errors: TrialErrors = {}
+    for result in results:
         trial = (result.config or {}).get("trial")
-        if result.error is not None and trial is not None:
-            errors[trial["arch"], trial["seed"]] = str(result.error).strip()
+        told = (result.metrics or {}).get(FAILED)
+        failure = failure_of(result.error) if result.error is not None else Failure(**told) if told else None
+        if failure is None:
+            continue
+        if trial is None:
+            errors = {(spec.arch, spec.seed): failure for spec in specs} | errors
+        else:
+            errors[trial["arch"], trial["seed"]] = failure
     return errors
 
 
@@ -267,74 +289,40 @@ def _driver(
 ) -> Callable[[dict[str, Any]], None]:
     """The Tune trial: a Ray Train run that reports through it."""
     by_name = {(spec.arch, spec.seed): spec for spec in specs}
-    failures = ray.train.FailureConfig(max_failures=RESTARTS, controller_failure_limit=MISSING_MINUTES)
+    # Attempts are counted here, by what ended them: of a failed worker Ray Train knows the number alone.
+    failures = ray.train.FailureConfig(
+        max_failures=0, max_preemption_failures=0, controller_failure_limit=MISSING_MINUTES
+    )
 
     def drive(config: dict[str, Any]) -> None:
         spec = by_name[config["trial"]["arch"], config["trial"]["seed"]]
         os.environ.update(QUIET)
-        TorchTrainer(
-            worker,
-            train_loop_config={"spec": spec, **extra},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.workers_per_trial,
-                use_gpu=resources.use_gpu,
-                resources_per_worker=resources.per_worker,
-            ),
-            run_config=ray.train.RunConfig(
-                name=spec.name,
-                storage_path=store,
-                callbacks=[TuneReportCallback()],
-                failure_config=failures,
-            ),
-        ).fit()
+        left = dict(LIMITS)
+        while True:
+            trainer = TorchTrainer(
+                worker,
+                train_loop_config={"spec": spec, **extra},
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=resources.workers_per_trial,
+                    use_gpu=resources.use_gpu,
+                    resources_per_worker=resources.per_worker,
+                ),
+                run_config=ray.train.RunConfig(
+                    name=spec.name,
+                    storage_path=store,
+                    callbacks=[TuneReportCallback()],
+                    failure_config=failures,
+                ),
+            )
+            try:
+                trainer.fit()
+                return
+            except TrainingFailedError as error:
+                kind = kind_of(error)
+                if left[kind] == 0:
+                    # Told, not raised: Tune would begin it again.
+                    ray.tune.report({FAILED: asdict(failure_of(error))})
+                    return
+                left[kind] -= 1
 
     return drive
-
-
-class TensorBoard(ray.tune.Callback):
-    """Writes each validation as the trials report it, by trial, in `folder`."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        # An object store takes whole files: they are written here and copied at the end.
-        self.local = tempfile.mkdtemp(prefix="raysr-tensorboard-") if "://" in folder else folder
-        self.writers: dict[str, SummaryWriter] = {}
-        self.told = False
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Called by Tune in the driver."""
-        if "perceptual" not in result:  # a timing
-            return
-        name = trial_name(trial.config["trial"]["arch"], trial.config["trial"]["seed"])
-        if name not in self.writers:
-            with self._guarded():
-                self.writers[name] = SummaryWriter(storage.join(self.local, name))
-        if name not in self.writers:
-            return
-        with self._guarded():
-            for key in ("perceptual", "charged_usd"):
-                if result.get(key) is not None:
-                    self.writers[name].add_scalar(key, result[key], result["step"])
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Close the files, and take them to where the run is."""
-        with self._guarded():
-            for writer in self.writers.values():
-                writer.close()
-            if self.local != self.folder:
-                for file in sorted(path for path in Path(self.local).rglob("*") if path.is_file()):
-                    place = storage.join(self.folder, *file.relative_to(self.local).parts)
-                    storage.write_bytes(place, file.read_bytes())
-                shutil.rmtree(self.local)
-
-    @contextmanager
-    def _guarded(self) -> Generator[None]:
-        """Tell once of what cannot be written: Tune would end the comparison over it, after the money was spent."""
-        try:
-            yield
-        except OSError as error:
-            if not self.told:
-                print(f"warning: TensorBoard's files cannot be written: {error}", file=sys.stderr)
-            self.told = True

@@ -99,4 +99,4 @@ class Ledger:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        storage.append_line(self.location, json.dumps(asdict(entry)))
+        storage.append_line(self.location, json.dumps(asdict(entry)), self.attempt)

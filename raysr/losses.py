@@ -21,6 +21,7 @@ from jaxtyping import Float
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from raysr import storage
 from raysr.weights import CONVOLUTIONS, INSTALL, PACKAGE, VERSION, Trunk, WeightsError, packaged_file, read_packaged
 
 PerceptualWeights = Literal["vgg", "vgg-random"]
@@ -217,22 +218,22 @@ def _find_state(trunk: Trunk, file: str | None) -> tuple[Mapping[str, Tensor], s
     """The tensors, where they are from, and whether that is torchvision's own file by its hash."""
     if file is None and packaged_file(trunk) is not None:
         return read_packaged(trunk), f"the package {PACKAGE} {VERSION}", False
-    path = Path(file) if file is not None else _download(trunk)
+    place = storage.absolute(file if file is not None else _download(trunk))
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise WeightsError(f"no weights file at {path}") from error
+        data = storage.read_bytes(place)
+    except OSError as error:
+        raise WeightsError(f"no weights file can be read at {place}: {error}; give --{trunk}-weights FILE") from error
     official = hashlib.sha256(data).hexdigest().startswith(_hash_in_name(_url(trunk)))
-    return _read_state(path, data), str(path), official
+    return _read_state(place, data), place, official
 
 
-def _read_state(path: Path, data: bytes) -> dict[str, Tensor]:
+def _read_state(place: str, data: bytes) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
+        if storage.plain(place).suffix.lower() == ".safetensors":
             return load(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"{path} cannot be read as a state dict: {error}") from error
+        raise WeightsError(f"{place} cannot be read as a state dict: {error}") from error
 
 
 def _download(trunk: Trunk) -> Path:

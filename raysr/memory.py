@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -48,15 +48,73 @@ def keep_freed_memory() -> bool:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What can still be allocated on `device`; None where that is not known."""
+    """What can still be allocated on `device`: on a CPU by this machine and by this container. None where that is not
+    known."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
+    known = [free for free in (_of_machine(), _of_container()) if free is not None]
+    return min(known, default=None)
+
+
+def _of_machine() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except FileNotFoundError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _of_container(proc: Path = Path("/proc/self"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the control groups of this process may still take, of which a container is one; None without a limit.
+
+    Version 2 has one tree of groups, version 1 one for memory alone. A limit of a group above counts as well.
+    """
+    try:
+        lines = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
+    except FileNotFoundError:
+        return None
+    free: list[int] = []
+    for _, controllers, path in lines:
+        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+            continue
+        root, names = (mount, _V2) if not controllers else (mount / "memory", _V1)
+        group = root / path.lstrip("/")
+        # Inside a container the path may be the host's, and the container's own group is the root.
+        for folder in [group, *group.parents] if group.is_dir() else [root]:
+            found = _left_in(folder, names)
+            free += [] if found is None else [found]
+            if folder == root:
+                break
+    return min(free, default=None)
+
+
+class _Names(NamedTuple):
+    """Files of a control group of memory."""
+
+    limit: str
+    usage: str
+    cached: str
+    """The line of memory.stat with what is given up when memory is short."""
+
+
+_V2 = _Names("memory.max", "memory.current", "inactive_file")
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+_NO_LIMIT = 1 << 60
+"""Version 1 writes a number near 2^63 where there is no limit."""
+
+
+def _left_in(group: Path, names: _Names) -> int | None:
+    try:
+        limit = (group / names.limit).read_text().strip()
+        usage = int((group / names.usage).read_text())
+        counted = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except FileNotFoundError:
+        return None
+    if limit == "max" or int(limit) >= _NO_LIMIT:
+        return None
+    return max(0, int(limit) - usage + int(counted.get(names.cached, 0)))
 
 
 @dataclass(frozen=True)

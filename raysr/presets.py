@@ -3,7 +3,6 @@
 import math
 import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -47,6 +46,8 @@ class SearchConfig:
             raise ValueError(f"--search.learning-rates takes a lower and a higher one above 0, got {low} {high}")
         if not self.batch_sizes or min(self.batch_sizes) < 1 or not self.schedules:
             raise ValueError("--search.batch-sizes takes sizes of at least 1, and --search.schedules one at least")
+        object.__setattr__(self, "batch_sizes", tuple(sorted(set(self.batch_sizes))))
+        object.__setattr__(self, "schedules", tuple(dict.fromkeys(self.schedules)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,11 @@ class CompareConfig:
         object.__setattr__(self, "archs", tuple(name for word in self.archs for name in expand_archs(word)))
         for arch in self.archs:
             find_architecture(arch)
+        for name in ("data", "calibration", "resume"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, storage.absolute(getattr(self, name)))
+        # Charged twice, learnt twice as likely: what is named twice counts once.
+        object.__setattr__(self, "charged", tuple(dict.fromkeys(self.charged)))
         if not self.archs:
             raise ValueError("--archs takes at least one architecture, got none")
         named: dict[str, str] = {}
@@ -154,10 +160,10 @@ def expand_archs(word: str) -> list[str]:
     """
     if is_network_file(word):
         return [_pinned(CHECKPOINT, {"file": word})]
-    if not word.endswith(".toml"):
+    if storage.plain(word).suffix != ".toml":
         return [_pinned(*parse_arch(word))]
     try:
-        tables = tomllib.loads(Path(word).read_text())["arch"]
+        tables = tomllib.loads(storage.read_bytes(storage.absolute(word)).decode())["arch"]
         found = [(table["name"], {key: value for key, value in table.items() if key != "name"}) for table in tables]
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{word}: expected a TOML file of tables [[arch]], each with a name: {error}") from error

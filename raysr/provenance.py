@@ -1,5 +1,6 @@
 """Where a run's results come from: configuration, commit, versions, device, data, price and weights."""
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ class RunInfo:
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "started": now().isoformat(timespec="seconds"),
             "commit": commit(),
+            "code_sha256": code_sha256(),
             "config": asdict(self.config),
             "budget": asdict(first.budget),
             "budget_usd": first.budget.limit_usd(first.price),
@@ -68,6 +71,7 @@ class RunInfo:
                 "pairs": manifest.pairs,
                 "photographs": manifest.photographs,
             },
+            "code": {spec.arch: spec.code for spec in self.specs if spec.code is not None},
             "models": {
                 arch: find_architecture(arch).source for arch in dict.fromkeys(spec.arch for spec in self.specs)
             },
@@ -85,6 +89,21 @@ def _versions() -> dict[str, str]:
 def now() -> datetime:
     """The time here, with its zone."""
     return datetime.now(UTC).astimezone()
+
+
+@cache
+def code_sha256() -> str:
+    """SHA-256 over the names and contents of this package's own files: it tells code apart where no commit is known."""
+    return tree_sha256(Path(__file__).resolve().parent)
+
+
+def tree_sha256(root: Path) -> str:
+    """SHA-256 over the names and contents of the sources and templates in a folder and those below it."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".j2")):
+        for part in (file.relative_to(root).as_posix().encode(), file.read_bytes()):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
 
 
 def commit() -> str | None:

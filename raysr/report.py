@@ -12,7 +12,8 @@ from raysr.cost import format_usd
 from raysr.figures import pictures, quality_curve, side_by_side
 from raysr.findings import Findings, find, shown_p, with_interval
 from raysr.models import find_architecture, label
-from raysr.runs import Run, TrialRow
+from raysr.rows import TrialRow
+from raysr.runs import Run
 from raysr.standings import QualityAt, Standing, metric_titles
 from raysr.statistics import Difference
 

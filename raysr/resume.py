@@ -9,10 +9,12 @@ from raysr import storage
 from raysr.cost import Budget, Price
 from raysr.device import Device
 from raysr.manifest import Manifest, ManifestError
+from raysr.own_code import check_code
 from raysr.presets import PRESETS, CompareConfig, SearchConfig
-from raysr.provenance import commit
-from raysr.runs import TrialFiles, amend
+from raysr.provenance import code_sha256, commit
+from raysr.runs import amend
 from raysr.spec import TrainConfig
+from raysr.trial_files import TrialFiles
 
 _OF_EACH_PART = ("wait_for_gpus", "accelerator", "max_concurrent")
 """Settings that may be others when a run is taken up again; those that are not given stay."""
@@ -80,7 +82,7 @@ class Resumed:
     def note(self, when: str, device: Device, resources: dict[str, Any]) -> None:
         """Write into `run.json` that the run was taken up again, at which commit, on what and how that is shared out,
         where its data lie, and how many seeds it has now, if more."""
-        part = {"at": when, "commit": commit(), "device": device.name, "resources": resources}
+        part = taken_up(when, device, resources)
         changes: dict[str, Any] = {
             "resumed": [*self.info.get("resumed", []), part],
             "data": self.info["data"] | {"location": self.data},
@@ -91,6 +93,12 @@ class Resumed:
             changes["config"] = self.info["config"] | {"seeds": seeds}
             changes["extended"] = [*self.info.get("extended", []), {"at": when, "seeds": [begun, seeds]}]
         amend(self.run, **changes)
+
+
+def taken_up(when: str, device: Device, resources: dict[str, Any]) -> dict[str, Any]:
+    """What `run.json` says of a run's going on: when, with which code, and on what."""
+    code = {"commit": commit(), "code_sha256": code_sha256()}
+    return {"at": when, **code, "device": device.name, "resources": resources}
 
 
 def read_resumed(config: CompareConfig) -> Resumed:
@@ -116,7 +124,15 @@ def read_resumed(config: CompareConfig) -> Resumed:
     for name in _OF_EACH_PART:
         given = getattr(config, name)
         stored[name] = stored.get(name) if given is None else given
-    data = storage.absolute(config.data) if config.data is not None else info["data"]["location"]
+    data = find_data(config.data, info, run)
+    for arch, code in info.get("code", {}).items():
+        check_code(arch, code)
+    return Resumed(run, CompareConfig(**stored), Budget(**info["budget"]), Price(**info["price"]), data, info)
+
+
+def find_data(given: str | None, info: dict[str, Any], run: str) -> str:
+    """Where the set of `run` lies: at `given`, or where it lay. Raises ValueError for another set, or none."""
+    data = storage.absolute(given) if given is not None else info["data"]["location"]
     try:
         found = Manifest.read(data).content_sha256
     except ManifestError as error:
@@ -125,7 +141,7 @@ def read_resumed(config: CompareConfig) -> Resumed:
         raise ValueError(
             f"{data} is not what {run} was begun with: content sha256 {found}, then {info['data']['content_sha256']}"
         )
-    return Resumed(run, CompareConfig(**stored), Budget(**info["budget"]), Price(**info["price"]), data, info)
+    return data
 
 
 def _more_seeds(wanted: int | None, begun: int, run: str) -> dict[str, int]:
@@ -136,6 +152,8 @@ def _more_seeds(wanted: int | None, begun: int, run: str) -> dict[str, int]:
 
 def _refuse_contradictions(config: CompareConfig, info: dict[str, Any], run: str) -> None:
     stored = info["config"]
+    if "preset" not in stored:
+        raise ValueError(f"{run} is a run of jobs/train.py: go on with it by jobs/train.py --resume {run}")
     if config.preset != stored["preset"]:
         raise ValueError(f"{run} is a run of preset {stored['preset']!r}: resume it as that, not as {config.preset!r}")
     given, frozen = (_flat(json.loads(json.dumps(asdict(one)))) for one in (config, PRESETS[config.preset][1]))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,7 +18,8 @@ from raysr import storage
 from raysr.batches import TrainingBatches
 from raysr.cluster import QUIET, use_assigned_cpus
 from raysr.cost import ROUNDING, Budget
-from raysr.launch import Resources
+from raysr.failures import LIMITS, told_plainly
+from raysr.launch import FAILED, Resources
 from raysr.ledger import Ledger
 from raysr.models import file_name
 from raysr.pairs import PairSet
@@ -222,7 +224,7 @@ class _Money(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the score."""
-        if "rung_usd" in result:
+        if "rung_usd" in result and FAILED not in result:
             self._reached[self._open[trial_id].seed] = result
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -230,7 +232,7 @@ class _Money(Searcher):
         self.on_trial_result(trial_id, result or {})
         spec = self._open.pop(trial_id)
         self.left += (spec.budget.usd or 0.0) - _charged(spec)
-        self._failures += error
+        self._failures += error or FAILED in (result or {})
 
     def tried(self) -> list[Tried]:
         """What was given out, and how far it came."""
@@ -287,7 +289,11 @@ def _tune(money: _Money, resources: Resources) -> str | None:
         use_assigned_cpus()
         device = torch.device("cuda" if resources.use_gpu else "cpu")
         spec = configured(base, search, config["index"], config["usd"])
-        run_trial(Trial(spec, World(device=device)), _TuneReporter(lambda progress: None))
+        try:
+            run_trial(Trial(spec, World(device=device)), _TuneReporter(lambda progress: None))
+        except Exception as error:  # noqa: BLE001  told, not raised: Tune would begin the configuration again
+            told = "".join(traceback.format_exception(error)).strip()
+            ray.tune.report({"rung_usd": 0.0, "perceptual": math.inf, FAILED: told})
 
     needs = {name.lower(): amount for name, amount in resources.per_worker.items() if name in ("CPU", "GPU")}
     scheduler = ASHAScheduler(
@@ -310,9 +316,13 @@ def _tune(money: _Money, resources: Resources) -> str | None:
         ),
         run_config=ray.tune.RunConfig(
             name="search",
+            # A configuration whose process is killed, for memory for example, begins again.
+            failure_config=ray.tune.FailureConfig(max_failures=LIMITS["process"]),
             storage_path=storage.join(money.base.run, "ray", now().strftime("%Y%m%d-%H%M%S-%f")),
             verbose=0,
         ),
     )
-    errors = [str(result.error).strip() for result in tuner.fit() if result.error is not None]
-    return next(iter(errors), None)
+    with told_plainly():
+        results = tuner.fit()
+    told = [(result.metrics or {}).get(FAILED) or result.error for result in results]
+    return next((str(one).strip() for one in told if one), None)

@@ -8,17 +8,18 @@ from typing import Literal
 import torch
 from torch import nn
 
+from raysr import storage
 from raysr.batches import TrainingBatches
 from raysr.budget import Schedule
 from raysr.cost import CHARGED, Budget, Price, Segment, StepCost
 from raysr.flops import StepFlops, count_arch
 from raysr.judge import DEFAULT_GB, features_bytes
 from raysr.losses import Perceptual, PerceptualWeights
-from raysr.models import build_model, count_parameters, file_name, find_architecture
+from raysr.models import build_model, file_name, find_architecture, trainable_parameters
 from raysr.objective import Objective, parse_loss
 from raysr.pairs import PairSet
 from raysr.precision import resolve_precision
-from raysr.step import CompileMode, Stepper, choose_micro_batch, compiled
+from raysr.step import CompileMode, Stepper, choose_micro_batch, compiled, normalises_batches
 from raysr.world import World
 
 
@@ -85,6 +86,11 @@ class TrainConfig:
             raise ValueError(f"--targets-gb takes gigabytes of at least 0, got {self.targets_gb}")
         if not all(0 < share < 1 for share in self.evaluate_at):
             raise ValueError(f"--evaluate-at takes shares of the budget between 0 and 1, got {self.evaluate_at}")
+        # Each share's validation is found by its place in the list.
+        object.__setattr__(self, "evaluate_at", tuple(sorted(set(self.evaluate_at))))
+        for name in ("vgg_weights", "alex_weights"):  # a worker has a working directory of its own
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, storage.absolute(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +120,10 @@ class TrialSpec:
     """Of the prepared set."""
     targets: str | None = None
     """Folder for the features of the validation targets, which all trials of a run share."""
+    sharers: int = 1
+    """Workers at a time that share a machine's memory with one of this trial's, itself included."""
+    code: str | None = None
+    """SHA-256 of the source of a network of the user's own, as the run was begun with it."""
     second_opinion: bool = True
     """Whether LPIPS (Alex) is scored where its weights are at hand: not in a run that was begun without."""
 
@@ -125,7 +135,7 @@ class TrialSpec:
     @property
     def untrained(self) -> bool:
         """Whether there is nothing to train: interpolation, and networks that others have trained."""
-        return find_architecture(self.arch).pretrained or count_parameters(build_model(self.arch, self.scale)) == 0
+        return find_architecture(self.arch).pretrained or trainable_parameters(self.arch, self.scale) == 0
 
     @property
     def frozen_steps(self) -> int | None:
@@ -194,6 +204,7 @@ def open_stepper(
         precision=precision,
         device=world.device,
         least_px=loss.least_px,
+        sharers=spec.sharers if world.device.type == "cpu" else 1,
         reserved_bytes=_kept_by_validation(spec, batches) if world.device.type == "cuda" else 0.0,
     )
     return Stepper(
@@ -204,7 +215,7 @@ def open_stepper(
         precision=precision,
         micro_batch=micro_batch,
         # Ranks must take the same parts: one that begins anew would wait for the others for ever.
-        may_shrink=config.micro_batch is None and world.size == 1,
+        may_shrink=config.micro_batch is None and world.size == 1 and not normalises_batches(model),
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from raysr.models import find_architecture
-from raysr.runs import Run, TrialRow
+from raysr.rows import TrialRow
+from raysr.runs import Run
 from raysr.statistics import Difference, Estimate, differences, estimate, pareto_front, score_table
 
 METRICS = {"perceptual": False, "lpips_alex": False, "ms_ssim": True, "ssim": True, "psnr": True}
@@ -178,7 +179,7 @@ def quality(run: Run) -> list[QualityAt]:
     """Quality at every share of the budget that was validated; nothing for a single architecture."""
     every: Any = finished(run, run.curves)
     curves = every[every["perceptual"].notna()]
-    shares = [*run.info["config"]["train"]["evaluate_at"], 1.0]
+    shares = [*sorted(run.info["config"]["train"]["evaluate_at"]), 1.0]
     if curves["arch"].nunique() < 2:
         return []
     points: list[tuple[float, str, dict[str, float], Estimate | None]] = []

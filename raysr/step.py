@@ -56,14 +56,22 @@ class Stepper:
 
     def gradients(self, lr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 H W"]) -> Stepped:
         """Add the gradients of these pairs' mean loss to the network's."""
+        before = [buffer.clone() for buffer in self._counting_buffers()] if self.may_shrink else []
         while True:
             try:
                 return self._in_parts(lr, hr)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
+                if normalises_batches(self.network):
+                    raise torch.OutOfMemoryError(
+                        f"{error}; this network normalises over its batch of {len(lr)}, which must go through whole: "
+                        "give a smaller --batch-size or --patch-px"
+                    ) from error
                 if not self.may_shrink or self.micro_batch == 1:
                     raise
                 self.micro_batch = -(-self.micro_batch // 2)
                 self.optimizer.zero_grad(set_to_none=True)  # what the first parts had added
+                for buffer, value in zip(self._counting_buffers(), before, strict=True):
+                    buffer.copy_(value)
 
     def warm_up(self, lr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 H W"]) -> None:
         """Let whatever compiles compile, for pairs of this size; the network stays as it is."""
@@ -72,6 +80,10 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.network.buffers(), before, strict=True):
             buffer.copy_(value)
+
+    def _counting_buffers(self) -> list[Tensor]:
+        """What a forward pass may change besides parameters: running means and their like."""
+        return [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
 
     def _in_parts(self, lr: Tensor, hr: Tensor) -> Stepped:
         total = torch.zeros((), device=self.device)
@@ -112,15 +124,17 @@ def choose_micro_batch(
     precision: Precision,
     device: torch.device,
     least_px: int = 1,
+    sharers: int = 1,
     reserved_bytes: float = 0.0,
 ) -> int:
     """How many of the `share` pairs that this process has of a batch go through the network at a time.
 
     `wanted` where it is given, else as many as the free memory of `device` allows by estimate (squares of `px` target
-    pixels; `loss` needs at least `least_px`), less `reserved_bytes` that validation will keep. Raises ValueError where
+    pixels; `loss` needs at least `least_px`), shared by `sharers` processes, less `reserved_bytes` that
+    validation will keep. Raises ValueError where
     batch normalisation would see another batch.
     """
-    whole = any(isinstance(module, _BatchNorm) for module in model.modules())
+    whole = normalises_batches(model)
     if whole and wanted is not None and wanted < share:
         raise ValueError(
             f"--micro-batch {wanted}: this network normalises over its batch of {share}, which parts of it would change"
@@ -129,7 +143,12 @@ def choose_micro_batch(
         return share if whole else min(share, int(wanted or share))
     need = estimate_step(model, loss, px, scale, precision, least_px=least_px)
     free = free_bytes(device)
-    return need.pairs(None if free is None else free - reserved_bytes, share, device.type)
+    return need.pairs(None if free is None else free / sharers - reserved_bytes, share, device.type)
+
+
+def normalises_batches(model: nn.Module) -> bool:
+    """Whether a pair's picture hangs on the pairs that go through together: batch normalisation."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def is_constant(pictures: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote, unquote
 
@@ -42,6 +42,11 @@ def join(location: str, *names: str) -> str:
 def _encoded(name: str) -> str:
     """A name as it stands in a URI: what may stand there as it is, stays."""
     return quote(name, safe="/!$&'()*+,;=:@~")
+
+
+def plain(location: str) -> PurePosixPath:
+    """The path in `location` as people write it: of a URI without its query, decoded."""
+    return PurePosixPath(unquote(location.partition("?")[0]) if "://" in location else location)
 
 
 def filesystem(location: str) -> tuple[fs.FileSystem, str]:
@@ -79,6 +84,15 @@ def size(location: str) -> int:
     if info.type != fs.FileType.File:
         raise FileNotFoundError(f"no file at {location}")
     return int(info.size)
+
+
+def modified(location: str) -> float:
+    """Seconds since 1970 of the last change, by the storage's own clock; FileNotFoundError where there is no file."""
+    store, path = filesystem(location)
+    info = store.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        raise FileNotFoundError(f"no file at {location}")
+    return info.mtime_ns / 1e9
 
 
 def read_bytes(location: str) -> bytes:
@@ -120,15 +134,17 @@ def write_text(location: str, text: str) -> None:
     write_bytes(location, text.encode())
 
 
-def append_line(location: str, line: str) -> None:
+def append_line(location: str, line: str, turn: int) -> None:
     """Add a line to a journal, durably.
 
     A local one is the file `location`, appended to. An object store cannot append: there every line is an object of
-    its own below `location`, never changed, named so that their order is that of writing by one writer.
+    its own below `location`, never changed. Its name begins with `turn`, the number of its writer's turn, and goes on
+    with the writer's clock: the clocks of two writers are never compared.
     """
     store, path = filesystem(location)
     if not isinstance(store, fs.LocalFileSystem) or "://" in location:
-        write_bytes(join(location, f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"), line.encode())
+        name = f"{turn:06d}-{time.time_ns():020d}-{secrets.token_hex(4)}.json"
+        write_bytes(join(location, name), line.encode())
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +165,12 @@ def read_lines(location: str) -> list[str]:
     if info.type == fs.FileType.File:
         text = read_bytes(location).decode(errors="replace")
         return [line for line in text.split("\n")[:-1] if not line.endswith("\r")]
-    return [read_bytes(join(location, name)).decode() for name in children(location)]
+    return [read_bytes(join(location, name)).decode() for name in _in_turn(location)]
+
+
+def _in_turn(location: str) -> list[str]:
+    """Names of a journal's objects, oldest first; those from before turns were counted come before the others."""
+    return sorted(children(location), key=lambda name: (name.count("-") > 1, name))
 
 
 def last_line(location: str) -> str | None:
@@ -157,7 +178,7 @@ def last_line(location: str) -> str | None:
     store, path = filesystem(location)
     if store.get_file_info(path).type != fs.FileType.Directory:
         return next(reversed(read_lines(location)), None)
-    names = children(location)
+    names = _in_turn(location)
     return read_bytes(join(location, names[-1])).decode() if names else None
 
 

@@ -3,33 +3,28 @@
 import io
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import tyro
-from rich.console import Console
 from torch import Tensor
 
 from raysr import storage
 from raysr.batches import TrainingBatches
 from raysr.budget import CHECK_EVERY_STEPS
 from raysr.calibration import Timing
-from raysr.cost import PAPER_BUDGET, Budget
-from raysr.device import this_device
 from raysr.evaluate import fast_layout, inference_ms, to_uint8, upscale
-from raysr.judge import TARGETS, drop_targets
-from raysr.losses import load_perceptual, perceptual_infos
+from raysr.losses import load_perceptual
 from raysr.models import build_model, find_architecture
 from raysr.objective import smallest_side
 from raysr.pairs import PairSet, to_tensor
-from raysr.prices import DEFAULT_PRICE_NAME, find_price
-from raysr.progress import Board, Progress, ProgressDisplay, remote_update
-from raysr.provenance import RunInfo, now
-from raysr.runs import Outcome, Run, Status, TrialFiles, TrialRow, gather, new_run_folder, unfinished_row, write_png
-from raysr.spec import TrainConfig, TrialSpec, count_flops, step_limit
+from raysr.progress import Progress, remote_update
+from raysr.rows import Status, TrialRow
+from raysr.spec import TrialSpec, count_flops, step_limit
+from raysr.telling import progress_of, row_of
 from raysr.trial import Trial
+from raysr.trial_files import TrialFiles, write_png
 from raysr.world import World
 
 MIN_SIDE_PX = 16
@@ -74,7 +69,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
             _keep(trial, validated=False)
         if trial.world.rank == 0 and time.monotonic() - shown > 0.5:
             shown = time.monotonic()
-            reporter.progress(trial.progress("training"))
+            reporter.progress(progress_of(trial, "training"))
     _validate(trial, reporter, last=True)
     if status == "finished" and not trial.scored:
         status = "diverged"
@@ -88,24 +83,24 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
             synchronise=trial.world.synchronise,
         )
     trial.enter("end")
-    row = trial.row(status, took)
+    row = row_of(trial, status, took)
     if trial.world.rank == 0:
         trial.files.write_picture(to_uint8(upscale(trial.model, trial.first, trial.device, trial.eval_precision)))
         trial.files.write_row(row)
-        reporter.progress(trial.progress("ended", row.status))
+        reporter.progress(progress_of(trial, "ended", row.status))
     return row
 
 
 def _validate(trial: Trial, reporter: Reporter, *, last: bool = False) -> None:
     if trial.world.rank == 0:
-        reporter.progress(trial.progress("validating"))
+        reporter.progress(progress_of(trial, "validating"))
     trial.enter("validation")
     trial.validate(last=last)
     _keep(trial, validated=True)
     with trial.meter.segment("checkpoint"):
         reporter.validated(trial)
     if trial.world.rank == 0:
-        reporter.progress(trial.progress("training"))
+        reporter.progress(progress_of(trial, "training"))
 
 
 def _keep(trial: Trial, *, validated: bool) -> None:
@@ -257,76 +252,3 @@ def _check_network(arch: str, scale: int, px: int) -> None:
     if not isinstance(sr, Tensor) or tuple(sr.shape) != wanted or not sr.is_floating_point():
         gave = f"{sr.dtype} {list(sr.shape)}" if isinstance(sr, Tensor) else type(sr).__name__
         raise ValueError(f"{arch} must turn {list(lr.shape)} into floats {list(wanted)} at scale {scale}, gave {gave}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOneConfig:
-    """Train one network until its money is spent, on this machine and without Ray."""
-
-    arch: tyro.conf.Positional[str]
-    """Name of the architecture."""
-    data: str
-    """Folder of a set made by jobs/prepare.py."""
-    out: str = "runs"
-    """Parent folder of the run's new folder."""
-    seed: int = 0
-    budget: Budget = field(default_factory=Budget)
-    """What it may spend; $5.20, as in the paper, when none is given."""
-    price: str = DEFAULT_PRICE_NAME
-    """Dollars for an hour of the accelerator, or a name from the table in raysr/prices.py."""
-    tolerance: float = 0.02
-    """Share of the budget by which the charge may miss it; beyond it, and beyond one step, the row says invalid."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU if there is one."""
-    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
-
-    def __post_init__(self) -> None:
-        find_architecture(self.arch)
-
-
-def train_one(config: TrainOneConfig, console: Console) -> Outcome:
-    """Train one network in this process; leaves the same files as a comparison of one.
-
-    Raises ValueError and its like for a configuration that cannot run; Ctrl-C keeps what was reached.
-    """
-    budget = config.budget.checked() if config.budget != Budget() else PAPER_BUDGET
-    kind = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    train = config.train
-    perceptual, alex = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
-    data = storage.absolute(config.data)
-    scale = PairSet(data, "train", verify=False).geometry.scale
-    run = new_run_folder(config.out, config.arch, now().strftime("%Y%m%d-%H%M%S"))
-    console.print(f"run folder: {run}", soft_wrap=True, highlight=False)
-    spec = TrialSpec(
-        arch=config.arch,
-        seed=config.seed,
-        data=data,
-        run=run,
-        budget=budget,
-        price=find_price(config.price, now().date().isoformat()),
-        train=train,
-        tolerance=config.tolerance,
-        scale=scale,
-        targets=storage.join(run, TARGETS),
-    )
-    RunInfo(
-        preset="train",
-        device=this_device(kind),
-        notional=kind == "cpu",
-        perceptual=perceptual,
-        alex=alex,
-        specs=[spec],
-        config=config,
-        resources={"use_gpu": kind == "cuda"},
-        figure_image_id=check_trials([spec]),
-    ).write()
-    board, interrupted = Board(), False
-    try:
-        with ProgressDisplay(board.snapshot, console, 1, perceptual.name):
-            row = run_trial(Trial(spec, World(device=torch.device(kind))), Reporter(board.update))
-    except KeyboardInterrupt:
-        row, interrupted = unfinished_row(spec, "interrupted", "stopped by the user", perceptual.name), True
-    finally:
-        drop_targets(spec.targets)
-    gather(run, [row])
-    return Outcome(Run.read(run), None, interrupted)

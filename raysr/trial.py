@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,19 +13,19 @@ from torch import nn
 from raysr.batches import ReadAhead
 from raysr.budget import Spending, rate_factor
 from raysr.cost import CostMeter
-from raysr.device import device_name
-from raysr.evaluate import MEAN_NAMES, evaluate, mean_scores
+from raysr.evaluate import evaluate, mean_scores
 from raysr.judge import Judge, Targets
 from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
 from raysr.memory import keep_freed_memory
-from raysr.models import build_model, count_parameters, find_architecture
+from raysr.models import build_model, count_parameters
 from raysr.objective import Objective
+from raysr.own_code import check_code
 from raysr.precision import Precision, exact_float32, memory_format, resolve_precision
-from raysr.progress import Progress
-from raysr.runs import CurvePoint, Status, TrialFiles, TrialRow
+from raysr.rows import CurvePoint, Status
 from raysr.spec import TrialSpec, count_flops, open_batches, open_sets, open_stepper, step_limit
 from raysr.step import Stepper
+from raysr.trial_files import TrialFiles
 from raysr.world import World
 
 DEAD_AFTER_CHECKS = 10
@@ -70,6 +70,7 @@ class Trial:
             self.reader = self.batches if self.batches.held else ReadAhead(self.batches, pin=self.device.type == "cuda")
             self.first = val.read_group(0)[0]
             self.val_rows = val.rows(world.rank, world.size)
+            check_code(spec.arch, spec.code)
             torch.manual_seed(spec.seed)
             self.model = build_model(spec.arch, pairs.geometry.scale)
             self.model.to(self.device, memory_format=memory_format(self.precision))  # pyright: ignore[reportCallIssue]
@@ -255,7 +256,7 @@ class Trial:
         """Write the checkpoint; on rank 0."""
         buffer = io.BytesIO()
         torch.save(self.state(), buffer)
-        self.files.write_state(buffer.getvalue())
+        self.files.write_state(buffer.getvalue(), self.ledger.attempt)
         self._kept_at = self._clock()
 
     def begin(self) -> None:
@@ -276,65 +277,4 @@ class Trial:
             charged_usd=self.charged_usd,
             billed_usd=self.meter.billed_usd,
             unaccounted_share=self.meter.unaccounted_share,
-        )
-
-    def progress(self, phase: Literal["training", "validating", "ended"], status: str | None = None) -> Progress:
-        """Where the trial stands."""
-        left: float | None = None
-        if self.fraction > 0:
-            seconds = self.meter.charged_seconds / self.world.size
-            left = max(0.0, seconds / self.fraction - seconds)
-        return Progress(
-            arch=self.spec.arch,
-            seed=self.spec.seed,
-            phase=phase,
-            fraction=self.fraction,
-            charged_usd=self.charged_usd,
-            budget_usd=self.spending.limit_usd,
-            epochs=self.epochs,
-            loss=self.loss,
-            perceptual=self.curve[-1].perceptual if self.curve else None,
-            seconds_left=left,
-            validations=len(self.curve),
-            status=status,
-            equalisation_error_pct=self.equalisation_error_pct if status else None,
-        )
-
-    def row(self, status: Status, inference_ms: float | None = None) -> TrialRow:
-        """The trial's line in the table."""
-        charged = self.meter.charged_seconds
-        trained = self.trainable and status == "finished"
-        violation = self.spending.violation(self.step, self.spec.tolerance) if trained else None
-        last = asdict(self.curve[-1])
-        return TrialRow(
-            arch=self.spec.arch,
-            seed=self.spec.seed,
-            status="invalid" if violation else status,
-            error=violation,
-            params=count_parameters(self.model, trainable_only=self.trainable),
-            steps=self.step,
-            epochs=self.epochs,
-            budget_usd=self.spending.limit_usd,
-            charged_usd=self.charged_usd,
-            metered_usd=self.meter.charged_usd,
-            billed_usd=self.meter.billed_usd,
-            attempts=max(1, self.ledger.attempt),
-            seconds={str(name): value for name, value in self.meter.seconds.items()},
-            unaccounted_share=self.meter.unaccounted_share,
-            equalisation_error_pct=self.equalisation_error_pct,
-            usd_per_epoch=self.charged_usd / self.epochs if self.step else None,
-            samples_per_s=self.samples / charged if self.step else None,
-            stall_share=self.world.size * self.meter.seconds["stall"] / charged if self.step else None,
-            perceptual_name=self.perceptual.info.name,
-            perceptual_start=None if self.curve[0].step else self.curve[0].perceptual,
-            **{name: last[name] for name in MEAN_NAMES},
-            inference_ms=inference_ms,
-            step_flops=self.flops.total * self.spec.train.batch_size if self.flops else None,
-            network_flops=self.flops.network * self.spec.train.batch_size if self.flops else None,
-            uncounted_operations=", ".join(self.flops.uncounted) if self.flops else None,
-            precision=self.precision,
-            micro_batch=self.stepper.micro_batch if self.stepper else None,
-            threads=torch.get_num_threads(),
-            device=device_name(self.device.type),
-            checkpoint=None if find_architecture(self.spec.arch).pretrained else self.files.checkpoint,
         )

@@ -17,7 +17,7 @@ from raysr.models import build_model, count_parameters, file_name, find_architec
 from raysr.models.pretrained import file_hash
 from raysr.pairs import to_y
 from raysr.presets import expand_archs
-from raysr.runs import TrialFiles
+from raysr.trial_files import TrialFiles
 
 CPU = torch.device("cpu")
 

@@ -40,8 +40,9 @@ from raysr.presets import CompareConfig
 from raysr.progress import Board
 from raysr.provenance import commit
 from raysr.report import table_markdown, write_report
-from raysr.runs import Outcome, Run, TrialFiles
+from raysr.runs import Outcome, Run
 from raysr.spec import TrainConfig, TrialSpec
+from raysr.trial_files import TrialFiles
 
 ROOT = Path(__file__).parents[1]
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, evaluate_at=(0.5,))
@@ -408,9 +409,9 @@ def attempts(out: Path) -> dict[str, int]:
 
 def kill_inside_a_write(run: Path) -> None:
     """SIGKILL a worker while its checkpoint is half-written: the temporary file is there, and stays."""
-    old, deadline = set(run.glob("trials/*/.state.pt.*.part")), time.monotonic() + 300
+    old, deadline = set(run.glob("trials/*/.state-*.pt.*.part")), time.monotonic() + 300
     while time.monotonic() < deadline:
-        for part in set(run.glob("trials/*/.state.pt.*.part")) - old:
+        for part in set(run.glob("trials/*/.state-*.pt.*.part")) - old:
             entry = Ledger(str(run), part.parent.name).last()
             assert entry is not None
             os.kill(entry.pid, signal.SIGSTOP)  # so that what was seen still holds when it dies
@@ -641,7 +642,7 @@ def test_trials_run_seed_by_seed_and_the_architectures_of_each_in_an_order_of_it
     assert all(sorted(order) == sorted(archs) for order in orders)
     # A resumed comparison takes up first what it has begun.
     for spec in (blocks[17], blocks[9]):
-        TrialFiles(spec.run, spec.arch, spec.seed).write_state(b"")
+        TrialFiles(spec.run, spec.arch, spec.seed).write_state(b"", 1)
     assert in_blocks(specs) == [blocks[9], blocks[17], *blocks[:9], *blocks[10:17]]
 
 

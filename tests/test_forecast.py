@@ -8,7 +8,7 @@ import torch
 
 from raysr.cost import Budget, Price, StepCost
 from raysr.forecast import START_S, Forecast, Pace, clock, forecast, measure_pace, taken
-from raysr.runs import TrialRow
+from raysr.rows import TrialRow
 from raysr.spec import TrainConfig, TrialSpec
 
 PRICE = Price(usd_per_hour=3.6, source="a list", date="2026-11-27")

@@ -69,17 +69,44 @@ def test_a_line_cut_short_by_a_crash_is_left_out_and_a_damaged_one_is_named(tmp_
 
 def test_a_line_after_one_that_was_cut_short_is_not_lost(tmp_path: Path) -> None:
     journal = str(tmp_path / "journal.jsonl")
-    storage.append_line(journal, "one")
+    storage.append_line(journal, "one", 1)
     with Path(journal).open("a") as stream:
         stream.write("tw")
-    storage.append_line(journal, "three")
+    storage.append_line(journal, "three", 1)
     assert storage.read_lines(journal) == ["one", "three"]
 
 
 def test_a_journal_in_an_object_store_is_immutable_objects(tmp_path: Path) -> None:
     journal = (tmp_path / "journal.jsonl").as_uri()
     for line in ("a", "b", "c"):
-        storage.append_line(journal, line)
+        storage.append_line(journal, line, 1)
     files = sorted((tmp_path / "journal.jsonl").iterdir())
     assert [file.read_text() for file in files] == ["a", "b", "c"]
     assert storage.read_lines(journal) == ["a", "b", "c"]
+
+
+def test_clocks_of_two_writers_do_not_decide_whose_attempt_is_the_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path.as_uri()
+    first, second, third = (Ledger(run, "espcn-0") for _ in range(3))
+    monkeypatch.setattr("raysr.storage.time.time_ns", lambda: 100 * 10**9)
+    first.begin(NOTHING)
+    write(first, 1, 10.0)
+    monkeypatch.setattr("raysr.storage.time.time_ns", lambda: 95 * 10**9)  # a host that is 5 s behind
+    assert second.begin(NOTHING) == pytest.approx(11)
+    write(second, 1, 20.0)
+    with pytest.raises(RuntimeError, match="attempt 1 is over: attempt 2 has begun"):
+        first.check()
+    assert third.begin(NOTHING) == pytest.approx(21)
+    assert third.attempt == 3
+    assert [entry.attempt for entry in third.read()] == [1, 2]
+
+
+def test_a_journal_of_before_turns_were_counted_goes_on(tmp_path: Path) -> None:
+    journal = (tmp_path / "journal.jsonl").as_uri()
+    for number in (2, 1):
+        storage.write_text(storage.join(journal, f"{number:020d}-{number:08x}.json"), f"old {number}")
+    storage.append_line(journal, "new", 3)
+    assert storage.read_lines(journal) == ["old 1", "old 2", "new"]
+    assert storage.last_line(journal) == "new"

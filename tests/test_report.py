@@ -15,7 +15,9 @@ from raysr.cost import Price
 from raysr.evaluate import ImageScore
 from raysr.findings import find
 from raysr.report import print_table, table_markdown, write_report
-from raysr.runs import CurvePoint, Run, TrialFiles, TrialRow, repriced, write_png
+from raysr.rows import CurvePoint, TrialRow
+from raysr.runs import Run, repriced
+from raysr.trial_files import TrialFiles, write_png
 
 BUDGET = 0.001875
 HARDER = 1e-4

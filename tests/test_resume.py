@@ -12,8 +12,9 @@ from raysr.device import Device
 from raysr.manifest import Manifest
 from raysr.presets import CompareConfig
 from raysr.resume import Resumed, read_resumed
-from raysr.runs import TrialFiles, TrialRow
+from raysr.rows import TrialRow
 from raysr.spec import TrainConfig
+from raysr.trial_files import TrialFiles
 
 HERE = Device("AMD EPYC, family 25 model 17 (2 cores)", "bfloat16")
 OTHER = Device("AMD EPYC, family 26 model 2 (4 cores)", "bfloat16")
@@ -69,7 +70,7 @@ def test_of_a_run_that_does_not_say_its_precision_the_trials_do(tmp_path: Path) 
     run = begun(tmp_path)
     run.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)  # nothing was trained yet
     files = TrialFiles(str(tmp_path), "srcnn", 1)
-    files.write_state(b"begun")
+    files.write_state(b"begun", 1)
     with pytest.raises(ValueError, match="is of an older version, and does not say in which precision it trains"):
         run.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)
     row = TrialRow(arch="srcnn", seed=1, status="finished", params=1, perceptual_name="", steps=9, precision="bfloat16")
@@ -81,14 +82,15 @@ def test_of_a_run_that_does_not_say_its_precision_the_trials_do(tmp_path: Path) 
     assert json.loads((tmp_path / "run.json").read_text())["best_precision"] == "bfloat16"
 
 
-def stored(run: Path, data: str, **settings: Any) -> str:
-    """A run's `run.json`."""
+def stored(run: Path, data: str, code: dict[str, str] | None = None, **settings: Any) -> str:
+    """A run's `run.json`; `code` are hashes of networks of the user's own."""
     config = asdict(CompareConfig(preset="paper", seeds=3)) | settings
     for new in ("extend_seeds", "wait_for_gpus", "accelerator"):
         if new not in settings:
             del config[new]  # as in the file of an older version
     info = {"config": config, "budget": asdict(Budget(usd=1)), "price": asdict(DEFAULT_PRICE)}
     info["data"] = {"location": data, "content_sha256": Manifest.read(data).content_sha256}
+    info |= {} if code is None else {"code": code}
     (run / "run.json").write_text(json.dumps(info))
     return str(run)
 

@@ -15,7 +15,6 @@ from raysr.launch import Resources
 from raysr.ledger import Ledger
 from raysr.pairs import PairSet
 from raysr.presets import SearchConfig
-from raysr.runs import TrialFiles
 from raysr.search import (
     MOST_FAILURES,
     _Money,
@@ -29,6 +28,7 @@ from raysr.search import (
 from raysr.spec import TrainConfig, TrialSpec, open_sets
 from raysr.train import Reporter, run_trial
 from raysr.trial import Trial
+from raysr.trial_files import TrialFiles
 from raysr.world import World
 
 pytestmark = pytest.mark.ray

@@ -97,6 +97,36 @@ def test_where_not_one_pair_fits_or_the_user_has_chosen_the_error_is_told() -> N
             stepper(Hungry(most), 5, may_shrink=may_shrink).step(*pairs())
 
 
+class Counting(Hungry):
+    """Has a running mean, which each pass moves before it may run out of memory."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, lr: Tensor) -> Tensor:
+        self.mean.mul_(0.5).add_(lr.mean())
+        return super().forward(lr)
+
+
+def test_a_pass_that_failed_leaves_no_trace_in_what_the_network_counts() -> None:
+    failed, parts = Counting(2), Counting(5)
+    stepper(failed, 5, may_shrink=True).step(*pairs())
+    stepper(parts, 2).step(*pairs())
+    assert torch.equal(failed.mean, parts.mean)
+
+
+def test_batch_normalisation_that_runs_out_of_memory_keeps_its_batch_and_says_what_to_do() -> None:
+    network = Hungry(2)
+    network.norm = nn.BatchNorm2d(1)
+    one = stepper(network, 5, may_shrink=True)
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"too many; this network normalises over its batch of 5, .*--batch"
+    ):
+        one.step(*pairs())
+    assert one.micro_batch == 5
+
+
 def chosen(model: nn.Module, wanted: int | None, share: int = 8) -> int:
     loss = SquaredError()
     return choose_micro_batch(wanted, share, model, loss, px=32, scale=2, precision="float32", device=CPU)

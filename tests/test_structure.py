@@ -12,7 +12,7 @@ from raysr.cli import parse_preset
 from raysr.field import ListConfig
 from raysr.prepare import PrepareConfig
 from raysr.presets import PRESETS
-from raysr.train import TrainOneConfig
+from raysr.train_one import TrainOneConfig
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
@@ -56,20 +56,29 @@ ORDER = [
         "spec",
         "calibration",
         "ledger",
+        "claim",
+        "own_code",
+        "rows",
+        "trial_files",
         "runs",
         "progress",
         "trial",
+        "telling",
         "provenance",
         "train",
         "forecast",
     ),
-    *("presets", "field", "resume", "launch", "search", "compare"),
+    *("presets", "field", "resume", "train_one", "failures", "tensorboard", "launch", "search", "compare"),
     *("statistics", "standings", "caveats", "findings", "figures", "report", "cli"),
     *("protocol", "testsets", "checkpoints", "judging", "benchmark", "scoresheet", "judge_run", "selfcheck"),
 ]
 """A module imports only from those before it."""
 
-RAY = {"ray.train": {"train", "launch"}, "ray.tune": {"launch", "search"}, "ray.data": {"prepare"}}
+RAY = {
+    "ray.train": {"train", "failures", "launch"},
+    "ray.tune": {"failures", "tensorboard", "launch", "search"},
+    "ray.data": {"prepare"},
+}
 """Who may know a part of Ray. launch.py only hands train.py's worker to Ray Train's trainer."""
 
 

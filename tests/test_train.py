@@ -19,7 +19,7 @@ from raysr.manifest import ManifestError
 from raysr.models import count_parameters
 from raysr.models.espcn import ESPCN
 from raysr.spec import TrainConfig
-from raysr.train import TrainOneConfig, train_one
+from raysr.train_one import TrainOneConfig, train_one
 
 ROOT = Path(__file__).parents[1]
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, evaluate_at=(0.5,))

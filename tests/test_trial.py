@@ -23,10 +23,12 @@ from raysr.objective import Objective
 from raysr.pairs import PairSet
 from raysr.perceptual import PerceptualLoss
 from raysr.progress import Progress
-from raysr.runs import TrialFiles, unfinished_row
+from raysr.runs import unfinished_row
 from raysr.spec import TrainConfig, TrialSpec
+from raysr.telling import row_of
 from raysr.train import SETTLE_S, TIMED_BLOCKS, WARMUP_STEPS, Reporter, run_trial, time_steps
 from raysr.trial import DEAD_AFTER_CHECKS, Trial
+from raysr.trial_files import TrialFiles
 from raysr.world import World
 
 CONFIG = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, perceptual="vgg-random", evaluate_at=(0.5,))
@@ -466,7 +468,7 @@ def test_a_trial_in_parts_ends_where_a_whole_one_does_and_a_resumed_one_keeps_it
     resumed.load_state(parts.state())
     assert resumed.stepper.micro_batch == 1
     parts.validate()
-    assert (parts.row("finished").micro_batch, parts.row("finished").threads) == (1, torch.get_num_threads())
+    assert (row_of(parts, "finished").micro_batch, row_of(parts, "finished").threads) == (1, torch.get_num_threads())
 
 
 @pytest.mark.slow
@@ -483,7 +485,7 @@ def test_compilation_is_charged_once_and_shown_and_not_again_after_a_resume(make
     trial.take_steps(1)
     assert seen == [trial.meter.seconds["compile"]] == [7]
     trial.validate()
-    assert trial.row("finished").seconds["compile"] == 7
+    assert row_of(trial, "finished").seconds["compile"] == 7
     plain = make_trial(train=replace(train, compile="off"))
     plain.take_steps(2)
     for name, tensor in weights(plain).items():

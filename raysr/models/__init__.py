@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from raysr.models import community
@@ -243,6 +244,16 @@ def _check_value(words: str, value: Any, default: Any) -> None:
         kind = f"a {'number' if isinstance(default, float) else 'whole number'} of at least {least}"
     if not right:
         raise ValueError(f"{words}: expected {kind}")
+
+
+@cache
+def trainable_parameters(arch: str, scale: int) -> int:
+    """Parameters of a network that would be trained; it is built once, and torch's random numbers stay as they are.
+
+    Raises ValueError as `build_model` does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return count_parameters(build_model(arch, scale))
 
 
 def count_parameters(model: nn.Module, *, trainable_only: bool = True) -> int:

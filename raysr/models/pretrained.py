@@ -4,9 +4,8 @@ import hashlib
 import json
 import tempfile
 import warnings
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -59,17 +58,12 @@ class Pretrained(nn.Module):
 
 def is_network_file(location: str, *suffixes: str) -> bool:
     """Whether a path or URI (not an architecture in words) ends like a network's file, or in one of `suffixes`."""
-    return not location.endswith(")") and _path(location).suffix.lower() in (suffixes or SUFFIXES)
+    return not location.endswith(")") and storage.plain(location).suffix.lower() in (suffixes or SUFFIXES)
 
 
 def title_of(file: str) -> str:
     """As printed in tables: the file's name."""
-    return _path(file).name
-
-
-def _path(location: str) -> PurePosixPath:
-    """Of a URI without its query, decoded."""
-    return PurePosixPath(unquote(location.partition("?")[0]) if "://" in location else location)
+    return storage.plain(file).name
 
 
 def file_hash(file: str) -> str:
@@ -106,7 +100,7 @@ def load_community(file: str, data: bytes) -> "ImageModelDescriptor[Any]":
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)  # of SwinIR and its kin
-            local = Path(folder, f"network{_path(file).suffix.lower()}")
+            local = Path(folder, f"network{storage.plain(file).suffix.lower()}")
             local.write_bytes(data)
             found = spandrel.ModelLoader("cpu").load_from_file(local)
     except spandrel.UnsupportedModelError as error:

@@ -1,0 +1,94 @@
+"""What went wrong with a trial, and whether its network or its machine is to blame."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray.exceptions
+from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import PreemptionError
+from ray.tune.error import TuneError
+
+from raysr.manifest import ManifestError
+from raysr.weights import WeightsError
+
+Cause = Literal["network", "machine"]
+"""network: an exception in training, which another machine would meet too. machine: a process or a node that died, a
+disk, an accelerator that did not come."""
+
+Kind = Literal["exception", "process", "node"]
+
+LIMITS: dict[Kind, int] = {"exception": 3, "process": 3, "node": 100}
+"""How often a trial goes on from its last checkpoint: after an exception in a worker, after a process that died (killed
+for memory, for example), and after a node that went away, as spot instances do."""
+
+OF_RAY = (ray.exceptions.RayError, TrainingFailedError, TuneError)
+"""What Ray raises; none of these is a RuntimeError."""
+
+
+class RayFailedError(RuntimeError):
+    """Ray itself failed, or a trial could not be scheduled; the message is Ray's own."""
+
+
+OF_THE_MACHINE = (OSError, ManifestError, WeightsError, RayFailedError)
+"""Exceptions that every network would have met in its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a trial has no row of its own."""
+
+    text: str
+    cause: Cause
+
+
+def kind_of(error: BaseException) -> Kind:
+    """What an error that ended an attempt at training says of it."""
+    if isinstance(error, PreemptionError):
+        return "node"
+    failures = _failures(error)
+    # Where one worker dies, the others fail with exceptions of the connection that broke.
+    if any(_lost_its_node(one) for one in failures):
+        return "node"
+    return "exception" if all(_raised(one) is not None for one in failures) else "process"
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Who is to blame for an error that ended a trial."""
+    raised = [_raised(one) for one in _failures(error)]
+    return "machine" if any(one is None or isinstance(one, OF_THE_MACHINE) for one in raised) else "network"
+
+
+def _failures(error: BaseException) -> list[Any]:
+    """Those of the workers, where `error` is theirs."""
+    return list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+
+
+def failure_of(error: BaseException) -> Failure:
+    """`error` as it stands in a trial's row."""
+    return Failure(text=str(error).strip() or type(error).__name__, cause=cause_of(error))
+
+
+def _lost_its_node(failure: Any) -> bool:
+    told = isinstance(failure, ray.exceptions.RayError) and "node has died" in str(failure)
+    return told or getattr(failure, "preempted", False) or isinstance(failure, ray.exceptions.NodeDiedError)
+
+
+def _raised(failure: Any) -> BaseException | None:
+    """The exception that a worker raised; None of a worker that died without one."""
+    if isinstance(failure, ray.exceptions.RayTaskError):
+        return failure.cause
+    if isinstance(failure, OF_RAY):
+        return None
+    return getattr(failure, "_base_exc", failure)
+
+
+@contextmanager
+def told_plainly() -> Generator[None]:
+    """Turn whatever Ray raises into a RayFailedError, which programs report without a traceback."""
+    try:
+        yield
+    except OF_RAY as error:
+        lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+        raise RayFailedError("Ray failed: " + "\n".join([*lines[:2], *lines[2:][-3:]])) from error
