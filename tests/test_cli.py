@@ -1,6 +1,9 @@
 import hashlib
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,3 +175,25 @@ def test_an_error_never_steers_the_terminal(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         fail("no \x1b[31mred.png\nsecond line")
     assert capsys.readouterr().err == "error: no \\x1b[31mred.png\nsecond line\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_that_lacks_a_character_gets_its_number(encoding: str) -> None:
+    script = (
+        "from raysr.cli import make_console, fail; console = make_console()\n"
+        "console.print('256\u2192512'); fail('no file \u6771.png')"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stdout.decode("ascii").split() == ["256\\u2192512"]
+    assert done.stderr.decode("ascii").split() == ["error:", "no", "file", "\\u6771.png"]
+
+
+def test_sigterm_stops_a_program_as_ctrl_c_does() -> None:
+    script = (
+        "import os, signal; from raysr.cli import make_console; make_console()\n"
+        "try: os.kill(os.getpid(), signal.SIGTERM)\nexcept KeyboardInterrupt: print('stopped')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")

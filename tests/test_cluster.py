@@ -4,6 +4,9 @@ import copy
 import os
 import re
 import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from botocore.validate import ParamValidator
 from raysr.cluster import (
     ALONE,
     WORKERS,
+    check_reachable,
     check_shared,
     choose_accelerator,
     cpus_for_each,
@@ -199,3 +203,45 @@ def test_a_worker_asks_for_no_more_than_some_node_has() -> None:
     assert cpus_for_each([{"CPU": 4.0}, {"CPU": 2.0}], workers=2, use_gpu=False) == 2
     assert cpus_for_each([{"CPU": 8.0}, {"CPU": 8.0}], workers=3, use_gpu=False) == 4
     assert cpus_for_each([{"GPU": 1.0}], workers=1, use_gpu=True) == 1
+
+
+def test_an_address_where_no_ray_answers_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raysr.cluster.ANSWER_S", 2.0)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with pytest.raises(
+            ConnectionError, match=rf"RAY_ADDRESS=127.0.0.1:{port} \(.*refused.*unset it to run on this"
+        ):
+            check_reachable(f"127.0.0.1:{port}")
+        other.listen()  # something else, which never answers as a head does
+        begun = time.monotonic()
+        with pytest.raises(ConnectionError, match="where something else listens"):
+            check_reachable(f"ray://127.0.0.1:{port}")
+        assert time.monotonic() - begun < 10
+    with pytest.raises(ConnectionError, match=r"RAY_ADDRESS=nowhere.invalid:6379"):
+        check_reachable("nowhere.invalid:6379")
+    with pytest.raises(ConnectionError, match=r"RAY_ADDRESS=127.0.0.1:port"):
+        check_reachable("127.0.0.1:port")
+
+
+@pytest.mark.ray
+def test_a_head_that_is_there_answers(ray_session: None) -> None:
+    check_reachable(ray.get_runtime_context().gcs_address)
+
+
+def test_a_program_names_the_address_that_does_not_answer(tmp_path: Path) -> None:
+    words = ["demo", "--archs", "bicubic", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "jobs/compare.py", *words],
+        cwd=ROOT,
+        env=os.environ | {"RAY_ADDRESS": "127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9 (")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -18,6 +18,8 @@ from raysr.images import Geometry
 from raysr.manifest import ManifestError
 from raysr.models import count_parameters
 from raysr.models.espcn import ESPCN
+from raysr.presets import CompareConfig
+from raysr.resume import read_resumed
 from raysr.spec import TrainConfig
 from raysr.train_one import TrainOneConfig, train_one
 
@@ -94,16 +96,19 @@ def test_an_unknown_architecture_gets_a_hint() -> None:
         TrainOneConfig(arch="espn", data="set")
 
 
-def test_ctrl_c_keeps_what_was_reached(small_set: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_stopped_keeps_what_was_reached_and_goes_on(
+    small_set: str, tmp_path: Path, stop: signal.Signals
+) -> None:
     command = [sys.executable, "jobs/train.py", "espcn", "--data", small_set, "--out", str(tmp_path / "runs")]
-    command += ["--budget.gpu-seconds", "120", "--batch-size", "2", "--patch-px", "16"]
-    command += ["--evaluate-at", "0.01"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+    command += ["--budget.samples", "4000", "--batch-size", "2", "--patch-px", "16", "--evaluate-at", "0.01"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as job:
         assert job.stdout is not None
         for line in job.stdout:
             if "of budget 1%" in line:
                 break
-        job.send_signal(signal.SIGINT)
+        job.send_signal(stop)
         out, err = job.communicate(timeout=60)
     assert job.returncode == 130, err
     assert "stopped before the end" in err
@@ -114,3 +119,55 @@ def test_ctrl_c_keeps_what_was_reached(small_set: str, tmp_path: Path) -> None:
     assert row["steps"] > 0
     assert (run / row["checkpoint"]).is_file()
     assert (run / "report.html").stat().st_size > 1_000_000  # plotly is inside
+    if stop == signal.SIGINT:
+        return
+    again = TrainOneConfig(resume=str(run))
+    outcome = train_one(again, Console(file=io.StringIO()))
+    (ended,) = outcome.run.trials
+    assert (ended.status, ended.steps, ended.attempts) == ("finished", 2000, 2)
+    assert len(outcome.run.info["resumed"]) == 1
+    # What has ended stays as it is.
+    assert train_one(again, Console(file=io.StringIO())).run.trials == [ended]
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(small_set: str, tmp_path: Path) -> None:
+    config = TrainOneConfig(
+        arch="espcn", data=small_set, out=str(tmp_path / "runs"), budget=Budget(samples=4), train=TRAIN
+    )
+    run = train_one(config, Console(file=io.StringIO())).run.folder
+    for change, message in (
+        ({"seed": 3}, r"--seed 3 contradicts .*, which was begun with 0: leave it out"),
+        ({"arch": "srcnn"}, r"the architecture srcnn contradicts"),
+        ({"budget": Budget(samples=8)}, r"--budget Budget.*samples=8.* contradicts"),
+        ({"data": str(tmp_path / "nowhere")}, r"where the set of .* lies elsewhere now, say --data DIR"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_one(TrainOneConfig(**{"resume": run} | change), Console(file=io.StringIO()))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"is a run of jobs/train.py: go on with it by jobs/train.py --resume"):
+        read_resumed(CompareConfig(preset="paper", resume=run))
+    with pytest.raises(FileNotFoundError, match=r"holds no run.json"):
+        train_one(TrainOneConfig(resume=str(tmp_path)), Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, "--seed takes a whole number of at least 0, got -1"),
+        ({"tolerance": 0.0}, "--tolerance takes a share"),
+        ({"checkpoint_every_s": 0.0}, "--checkpoint-every-s takes seconds above 0"),
+        ({"data": None}, r"name an architecture and --data DIR, or a run to go on with: --resume RUN"),
+        ({"price": "0"}, "a price must be above 0 dollars"),
+        ({"price": "nothing"}, "nothing"),
+        ({"budget": Budget(usd=-1)}, "above 0"),
+        ({"train": replace(TRAIN, batch_size=100)}, "fewer than a batch of 100"),
+        ({"arch": "torch.nn:Identity"}, "must turn"),
+    ],
+)
+def test_what_cannot_run_leaves_no_folder_of_a_run(
+    change: dict[str, object], message: str, small_set: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs"
+    words = {"arch": "espcn", "data": small_set, "out": str(out), "train": TRAIN} | change
+    with pytest.raises(ValueError, match=message):
+        train_one(TrainOneConfig(**words), Console(file=io.StringIO()))  # type: ignore[arg-type]
+    assert not list(out.glob("*"))
