@@ -221,8 +221,12 @@ def _find_state(trunk: Trunk, file: str | None) -> tuple[Mapping[str, Tensor], s
     place = storage.absolute(file if file is not None else _download(trunk))
     try:
         data = storage.read_bytes(place)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"no weights file at {place}: give another --{trunk}-weights FILE, or leave it out"
+        ) from error
     except OSError as error:
-        raise WeightsError(f"no weights file can be read at {place}: {error}; give --{trunk}-weights FILE") from error
+        raise WeightsError(f"{place} cannot be read: {error}") from error
     official = hashlib.sha256(data).hexdigest().startswith(_hash_in_name(_url(trunk)))
     return _read_state(place, data), place, official
 

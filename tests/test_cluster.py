@@ -83,6 +83,7 @@ def test_a_cluster_that_was_started_without_the_heap_gets_it_with_the_job(monkey
     monkeypatch.setattr(ray, "init", lambda **settings: asked.append(settings))
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setattr("raysr.cluster.check_reachable", lambda address: None)
     for started_with, wanted in ((None, {"env_vars": WORKERS}), ("1", None)):
         monkeypatch.setattr(os, "environ", os.environ.copy())
         for name in WORKERS | ALONE:
