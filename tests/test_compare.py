@@ -22,7 +22,7 @@ import torch
 from conftest import prepare_here, synthetic
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from spandrel.architectures.Compact import Compact
 from tensorboardX.proto.event_pb2 import Event
 
@@ -43,6 +43,7 @@ from raysr.report import table_markdown, write_report
 from raysr.runs import Outcome, Run
 from raysr.spec import TrainConfig, TrialSpec
 from raysr.trial_files import TrialFiles
+from raysr.weights import read_packaged
 
 ROOT = Path(__file__).parents[1]
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, evaluate_at=(0.5,))
@@ -730,3 +731,38 @@ def test_a_submitted_job_leaves_the_same_files(tmp_path: Path, short_folder: Pat
     finally:
         head.terminate()
         head.communicate(timeout=90)
+
+
+@pytest.mark.parametrize("kept", ["on a disk", pytest.param("in a bucket", marks=pytest.mark.slow)])
+def test_places_of_any_name_mean_the_same_in_a_worker(
+    kept: str, pairs: str, s3: str, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative ones too: Ray Train changes its workers' directory."""
+    odd = "a b%20c#[bold]\u00e9\u6771"
+    home = tmp_path / odd
+    home.mkdir()
+    monkeypatch.chdir(home)
+    below = (lambda name: name) if kept == "on a disk" else (lambda name: storage.join(s3, tmp_path.name, odd, name))
+    data, out, vgg, alex, table = (
+        below(f"{name} {odd}") for name in ("set", "runs", "vgg.safetensors", "alex.safetensors", "table")
+    )
+    vgg, alex, table = f"{vgg}.safetensors", f"{alex}.safetensors", f"{table}.toml"
+    for file in Path(pairs).iterdir():
+        storage.write_bytes(storage.join(storage.absolute(data), file.name), file.read_bytes())
+    for trunk, place in (("vgg", vgg), ("alex", alex)):
+        tensors = {name: tensor.contiguous() for name, tensor in read_packaged(trunk).items()}  # type: ignore[arg-type]
+        storage.write_bytes(storage.absolute(place), save(tensors))
+    storage.write_text(storage.absolute(table), '[[arch]]\nname = "espcn"\n')
+    train = replace(TRAIN, vgg_weights=vgg, alex_weights=alex)
+    config = replace(configured(data, Path(), ("bicubic", table)), out=out, train=train, budget=Budget(samples=4))
+    said = StringIO()
+    outcome = compare(config, Console(file=said, width=200))
+    assert outcome.error is None
+    assert [trial.status for trial in outcome.run.trials] == ["finished", "finished"]
+    assert all(trial.lpips_alex is not None for trial in outcome.run.trials)
+    assert outcome.run.info["perceptual"]["source"] == storage.absolute(vgg)
+    # What is printed can be found again, from elsewhere too.
+    monkeypatch.chdir("/")
+    printed = said.getvalue().splitlines()[0].removeprefix("run folder: ")
+    assert Run.read(printed).trials == outcome.run.trials
+    assert storage.exists(write_report(outcome.run))
