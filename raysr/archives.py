@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from raysr import storage
 from raysr.catalogue import ARCHIVES, Archive
+from raysr.folders import is_hidden
 
 FRUITLESS_TRIES = 5
 """Connections in a row that bring nothing, after which a download is given up."""
@@ -108,7 +109,7 @@ def _is_unpacked(folder: str, archive: Archive) -> bool:
     if not storage.exists(marker):
         return False
     names = set(json.loads(storage.read_bytes(marker)).get("photographs", ()))
-    there = {child for child in storage.children(home) if not child.startswith(".")}
+    there = {child for child in storage.children(home) if not is_hidden(child)}
     if names and there - names:
         raise ArchiveError(f"{home} holds {min(there - names)!r}, which is not of {archive.name}: take it away")
     return bool(names) and names <= there

@@ -6,7 +6,7 @@ from raysr import storage
 from raysr.images import Pair
 from raysr.manifest import MANIFEST, Manifest, ManifestError, content_digest, pair_digest
 from raysr.pairs import PairSet
-from raysr.sources import Split
+from raysr.sources import Split, told_passed_over
 
 LISTED = 20
 """Lines of a kind that a summary shows at most."""
@@ -48,8 +48,7 @@ def summary(manifest: Manifest) -> list[str]:
     lines.append(f"{len(manifest.shards)} shards, {size:,} bytes; content sha256 {manifest.content_sha256}")
     lines += [f"{count:,} photographs: {note}" for note, count in manifest.notes.items()]
     if manifest.passed_over:
-        others = ", ".join(f"{count:,} {what}" for what, count in manifest.passed_over.items())
-        lines.append(f"files passed over: {others}")
+        lines.append(told_passed_over(manifest.passed_over))
     lines += _first(
         f"{len(manifest.refused):,} photographs refused",
         [f"refused {refusal.image_id}: {refusal.reason}" for refusal in manifest.refused],

@@ -86,7 +86,8 @@ class Manifest:
     notes: dict[str, int]
     """What was changed on opening, with the number of photographs."""
     passed_over: dict[str, int]
-    """Files of the source that were left alone: how many of each suffix that is no picture's, and beside the splits."""
+    """Files of the source that were left alone: how many of each suffix that is no picture's, how many are hidden or
+    the operating system's, and how many lie beside the splits."""
 
     @property
     def source(self) -> str:

@@ -25,13 +25,12 @@ from raysr.manifest import (
     SCHEMA_VERSION,
     Manifest,
     ManifestError,
-    OtherVersionError,
     Refusal,
     Shard,
     content_digest,
 )
 from raysr.pairs import check_shard
-from raysr.preparing import Advance, PrepareConfig
+from raysr.preparing import Advance, PrepareConfig, check_free, claim, earlier_manifest
 from raysr.shards import UNFINISHED, ShardFacts, Task, write_shard
 from raysr.sheet import CONTACT_SHEET, write_contact_sheet
 from raysr.sources import Photograph, Source, Split, find_photographs
@@ -39,9 +38,6 @@ from raysr.sources import Photograph, Source, Split, find_photographs
 PHOTOGRAPHS_PER_SHARD = 16
 OURS = re.compile(r"(train|val)-\d{5,}\.parquet")
 """Names of shards."""
-
-BEGUN = "begun"
-"""In UNFINISHED from the first moment: says that a folder without a manifest is a set in the making."""
 
 NO_OSERROR = -1
 
@@ -74,22 +70,22 @@ def prepare(
     geometry = config.geometry
     if geometry.fit is None:
         geometry = replace(geometry, fit="tiles" if config.source == "bundled" else "pad")
-    there = _read_manifest(config, out)
+    there = earlier_manifest(config, out)
     if there is not None:
         return _finished(config, geometry, out, there, on_advance, on_fetch)
     if config.source in ARCHIVES:  # gigabytes come first, and must not be for nothing
-        _check_free(config, out)
+        check_free(config, out)
         storage.check_writable(storage.join(out, MANIFEST))
     source = _find(config, on_fetch)
-    _claim(config, out)
+    claim(config, out)
     start_ray()
-    tasks = _plan(source, config.max_pixels)
-    results = _write_all(tasks, geometry, out, config, on_advance)
-    leaks = find_leaks(results, config.drop_near_duplicates)
-    again = [replace(task, dropped=found) for task in tasks if (found := _of_task(task, leaks.reasons))]
-    if again:
-        results |= _write_all(again, geometry, out, config)
-    manifest = _manifest(config, geometry, source, [results[task.name] for task in tasks], leaks.near)
+    results, near = _write_set(config, geometry, out, source, on_advance)
+    refused = [one for facts in results for one in facts.photographs if one.reason is not None and not one.dropped]
+    redrawn = source.redrawn({one.image_id for one in refused})
+    if redrawn is not source:
+        source = redrawn
+        results, near = _write_set(config, geometry, out, source, on_advance)
+    manifest = _manifest(config, geometry, source, results, near)
     empty = [split for split, count in manifest.pairs.items() if count == 0]
     if empty:
         reasons = "; ".join(f"{refusal.image_id}: {refusal.reason}" for refusal in manifest.refused[:5])
@@ -97,6 +93,19 @@ def prepare(
     storage.write_text(storage.join(out, MANIFEST), manifest.to_json())
     _tidy(out, manifest)
     return manifest
+
+
+def _write_set(
+    config: PrepareConfig, geometry: Geometry, out: str, source: Source, on_advance: Callable[[Advance], None]
+) -> tuple[list[ShardFacts], tuple[NearDuplicate, ...]]:
+    """Write all shards, without what is in both splits; their facts, and the near-duplicates that are told of."""
+    tasks = _plan(source, config.max_pixels)
+    results = _write_all(tasks, geometry, out, config, on_advance)
+    leaks = find_leaks(results, config.drop_near_duplicates)
+    again = [replace(task, dropped=found) for task in tasks if (found := _of_task(task, leaks.reasons))]
+    if again:
+        results |= _write_all(again, geometry, out, config)
+    return [results[task.name] for task in tasks], leaks.near
 
 
 def _find(config: PrepareConfig, on_fetch: OnFetch) -> Source:
@@ -108,35 +117,6 @@ def _find(config: PrepareConfig, on_fetch: OnFetch) -> Source:
             folder, cache=config.cache, archives=config.archives, mirror=config.mirror, on_fetch=on_fetch
         )
     return find_photographs(folder, val=config.val, val_share=config.val_share, seed=config.seed)
-
-
-def _read_manifest(config: PrepareConfig, out: str) -> Manifest | None:
-    """That of a finished set; None where there is none, or a damaged one: then nothing in the folder is trusted."""
-    if not storage.exists(storage.join(out, MANIFEST)):
-        return None
-    try:
-        return Manifest.read(out)
-    except OtherVersionError as error:
-        raise FileExistsError(f"{error}: remove it, or give another folder than --out {config.out}") from error
-    except ManifestError:
-        return None
-
-
-def _check_free(config: PrepareConfig, out: str) -> None:
-    """Raise FileExistsError where something else than a set of ours is in the folder."""
-    names = storage.children(out)
-    others = [name for name in names if not name.startswith(".")]
-    if others and UNFINISHED not in names and MANIFEST not in names:
-        raise FileExistsError(
-            f"--out {config.out} holds {others[0]!r} and no prepared set, begun or finished: give an empty folder, or "
-            "one that is not there yet"
-        )
-
-
-def _claim(config: PrepareConfig, out: str) -> None:
-    """Make the folder ours; raises FileExistsError where something else is in it."""
-    _check_free(config, out)
-    storage.write_text(storage.join(out, UNFINISHED, BEGUN), "")
 
 
 def _finished(
@@ -155,7 +135,8 @@ def _finished(
             "give another folder, or remove it"
         )
     # A downloaded set never changes, and what it was made of may be gone by now.
-    source = None if config.source in ARCHIVES else _find(config, on_fetch)
+    refused = {one.image_id for one in manifest.refused if not one.dropped}
+    source = None if config.source in ARCHIVES else _find(config, on_fetch).redrawn(refused)
     if source is not None and source.digest != manifest.source_digest:
         raise FileExistsError(
             f"--source {config.source} has changed since --out {config.out} was prepared from it (photographs were "

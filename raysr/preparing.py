@@ -11,10 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raysr import storage
 from raysr.decoding import MAX_MEGAPIXELS, pixels_of
+from raysr.folders import is_hidden
 from raysr.images import Geometry
+from raysr.manifest import MANIFEST, Manifest, ManifestError, OtherVersionError
+from raysr.shards import UNFINISHED
 from raysr.sources import KNOWN
 
 LINE_S = 10.0
+
+BEGUN = "begun"
+"""In UNFINISHED from the first moment: says that a folder without a manifest is a set in the making."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +118,35 @@ def _flat(geometry: Geometry) -> dict[str, Any]:
 
 def _real(folder: str) -> str:
     return storage.absolute(folder) if "://" in folder else os.path.realpath(Path(folder).expanduser())
+
+
+def earlier_manifest(config: PrepareConfig, out: str) -> Manifest | None:
+    """That of a finished set; None where there is none, or a damaged one: then nothing in the folder is trusted."""
+    if not storage.exists(storage.join(out, MANIFEST)):
+        return None
+    try:
+        return Manifest.read(out)
+    except OtherVersionError as error:
+        raise FileExistsError(f"{error}: remove it, or give another folder than --out {config.out}") from error
+    except ManifestError:
+        return None
+
+
+def check_free(config: PrepareConfig, out: str) -> None:
+    """Raise FileExistsError where something else than a set of ours is in the folder."""
+    names = storage.children(out)
+    others = [name for name in names if not is_hidden(name)]
+    if others and UNFINISHED not in names and MANIFEST not in names:
+        raise FileExistsError(
+            f"--out {config.out} holds {others[0]!r} and no prepared set, begun or finished: give an empty folder, or "
+            "one that is not there yet"
+        )
+
+
+def claim(config: PrepareConfig, out: str) -> None:
+    """Make the folder ours; raises FileExistsError where something else is in it."""
+    check_free(config, out)
+    storage.write_text(storage.join(out, UNFINISHED, BEGUN), "")
 
 
 @dataclass(frozen=True)

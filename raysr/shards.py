@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from raysr import storage
 from raysr.decoding import MAX_PIXELS
 from raysr.duplicates import perceptual_hash, pixel_hash
+from raysr.folders import PASSING
 from raysr.images import Geometry, Pair, PictureError, Prepared, make_pairs
 from raysr.manifest import SCHEMA, Shard, pair_digest
 from raysr.sources import Photograph, Split
@@ -30,14 +31,6 @@ READ_AHEAD = 2
 
 READ_TRIES, READ_PAUSE_S = 4, 1.0
 """How often a photograph is tried where storage fails, and the first pause; each is longer than the one before."""
-
-PASSING = frozenset(
-    {
-        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN),
-        *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN),
-    }
-)
-"""What a local disk, or one that is mounted from elsewhere, may say today and not tomorrow."""
 
 UNFINISHED = ".unfinished"
 """Folder of the facts of each shard, in a set that is being prepared."""

@@ -5,7 +5,8 @@ import importlib.util
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from raysr import storage
+from raysr.folders import Found, is_hidden, walk
 
 Split = Literal["train", "val"]
 
@@ -85,7 +87,10 @@ class Source:
     roots: tuple[str, ...]
     """The folders that they lie in: every machine that prepares them must see these."""
     passed_over: dict[str, int]
-    """Files that are left alone: how many of each suffix that is no picture's, and how many lie in the wrong place."""
+    """Files that are left alone: how many of each suffix that is no picture's, how many are hidden or the operating
+    system's, and how many lie in the wrong place."""
+    draw: tuple[float, int] | None = None
+    """`val_share` and `seed` of a split that was drawn."""
 
     @property
     def digest(self) -> str:
@@ -93,15 +98,32 @@ class Source:
         told = sorted([photo.image_id, photo.split, photo.stamp] for photo in self.photographs)
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
+    def redrawn(self, unusable: Collection[str]) -> "Source":
+        """This source, where each split has another photograph than the `unusable` ones or none was drawn; otherwise
+        with its split drawn again among the others, by the same seed. The unusable ones are listed with those that
+        train.
+
+        What a file is shows when it is opened, and each is opened once, on the machine that prepares it. So the draw
+        is by names, and is mended in the rare case that it has to be: the split of every other source stays as it is.
+        """
+        usable = [photo for photo in self.photographs if photo.problem is None and photo.image_id not in unusable]
+        if self.draw is None or len(usable) < 2 or len({photo.split for photo in usable}) == 2:
+            return self
+        validating = _drawn(sorted(photo.image_id for photo in usable), *self.draw)
+        by_name = sorted(self.photographs, key=lambda photo: photo.image_id)
+        train = [replace(photo, split="train") for photo in by_name if photo.image_id not in validating]
+        val = [replace(photo, split="val") for photo in by_name if photo.image_id in validating]
+        return replace(self, photographs=(*train, *val))
+
 
 def find_photographs(source: str, *, val: str | None = None, val_share: float, seed: int) -> Source:
     """The photographs of `source` (`bundled`, or a folder, which may be a URI as `s3://bucket/folder`).
 
-    A folder is searched recursively, and prepared sets in it are left alone. `val` is another folder, whose photographs
-    validate while those of `source` train, or a .txt file that lists those of `source` that validate, a line each.
-    Without it, `train/` and `val/` (or `valid/`) in the folder, in capitals or not, are the splits, and what lies
-    beside them is left alone; where it has none, a share of `val_share` of the photographs, drawn with `seed`,
-    validates.
+    A folder is searched recursively; what is hidden or an operating system's and prepared sets in it are left alone.
+    `val` is another folder, whose photographs validate while those of `source` train, or a .txt file that lists those
+    of `source` that validate, a line each. Without it, `train/` and `val/` (or `valid/`) in the folder, in capitals or
+    not, are the splits, and what lies beside them is left alone; where it has none, a share of `val_share` of the
+    photographs that can be read by their names, drawn with `seed`, validates.
 
     Raises OSError for what is no folder, ValueError for one that cannot be split.
     """
@@ -111,7 +133,7 @@ def find_photographs(source: str, *, val: str | None = None, val_share: float, s
         return _bundled()
     root = storage.absolute(source)
     files, passed_over = _files(root, f"--source {source}", source)
-    inside = _inside(root)
+    inside, draw = _inside(root), None
     if val is not None and val.lower().endswith(".txt"):
         split, roots = _split_by_list(files, val), (root,)
     elif val is not None:
@@ -120,10 +142,10 @@ def find_photographs(source: str, *, val: str | None = None, val_share: float, s
         passed_over |= also
     elif inside is not None:
         split, roots = _split_inside(files, inside), (root,)
-        beside = len(files) - sum(map(len, split.values()))
-        passed_over += Counter({BESIDE: beside} if beside else {})
+        inside_them = {file.location for mine in split.values() for _, file in mine}
+        passed_over |= {file.location: BESIDE for file in files if file.location not in inside_them}
     else:
-        split, roots = _split_by_seed(files, source, val_share, seed), (root,)
+        split, roots, draw = _split_by_seed(files, source, passed_over, val_share, seed), (root,), (val_share, seed)
     photographs = tuple(
         Photograph(image_id, image_id, name, file.location, file.stamp, file.problem or _not_read(file))
         for name, mine in split.items()
@@ -134,43 +156,54 @@ def find_photographs(source: str, *, val: str | None = None, val_share: float, s
         if not any(photo.split == name for photo in photographs):
             wanted = ", ".join(sorted(READ))
             raise ValueError(f"--source {source}: no pictures for the {name} split (looked for {wanted})")
-    suffixes = Counter(_suffix(file) or "no suffix" for mine in split.values() for _, file in mine)
-    others = {suffix: count for suffix, count in sorted(suffixes.items()) if suffix not in SUFFIXES}
-    return Source(photographs=photographs, roots=roots, passed_over=others | dict(passed_over))
+    others = count_others(file.name for mine in split.values() for _, file in mine)
+    counted = others | dict(sorted(Counter(passed_over.values()).items()))
+    return Source(photographs=photographs, roots=roots, passed_over=counted, draw=draw)
 
 
-_Files = list[tuple[str, storage.Found]]
+def count_others(names: Iterable[str]) -> dict[str, int]:
+    """How many files of each suffix that is no picture's are among `names`, and how many have none."""
+    suffixes = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in names)
+    return {suffix: count for suffix, count in sorted(suffixes.items()) if suffix not in SUFFIXES}
+
+
+def told_passed_over(passed_over: Mapping[str, int]) -> str:
+    """A line that tells of the files that are passed over."""
+    return "files passed over: " + ", ".join(f"{count:,} {what}" for what, count in passed_over.items())
+
+
+_Files = list[tuple[str, Found]]
 """Files with the names that they get in the set."""
 
 
-def _suffix(file: storage.Found) -> str:
+def _suffix(file: Found) -> str:
     return PurePosixPath(file.name).suffix.lower()
 
 
-def _not_read(file: storage.Found) -> str | None:
+def _not_read(file: Found) -> str | None:
     """Why a picture is refused by its suffix: a camera's raw file is a TIFF by its content, of a thumbnail."""
     suffix = _suffix(file)
     return f"{suffix} is not read: convert it to PNG, TIFF or JPEG" if suffix in NOT_READ else None
 
 
-def _files(location: str, what: str, word: str = "") -> tuple[list[storage.Found], Counter[str]]:
-    """The files in a folder, and how many were left alone because they lie in prepared sets."""
+def _files(location: str, what: str, word: str = "") -> tuple[list[Found], dict[str, str]]:
+    """The files in a folder, and the locations of those that are passed over with the reason."""
     if not storage.is_folder(location):
         if storage.exists(location):
             raise NotADirectoryError(f"{what}: is a file, give the folder that it lies in")
         close = get_close_matches(word, KNOWN, n=1)
         hint = f"did you mean {close[0]}?" if close else f"give a folder of pictures, or {', '.join(KNOWN)}"
         raise FileNotFoundError(f"{what}: no such folder; {hint}")
-    files = storage.walk(location)
-    names = {file.name for file in files}
+    found = walk(location)
+    names = {file.name for file in found.files}
     sets = tuple(
         str(PurePosixPath(name).parent / "_").removesuffix("_")
         for name in names
         if PurePosixPath(name).name == "manifest.json"
         and str(PurePosixPath(name).with_name("train-00000.parquet")) in names
     )
-    kept = [file for file in files if not file.name.startswith(sets)]
-    return kept, Counter({PREPARED: len(files) - len(kept)} if sets else {})
+    prepared = {file.location: PREPARED for file in found.files if file.name.startswith(sets)}
+    return [file for file in found.files if file.location not in prepared], found.passed_over | prepared
 
 
 def _inside(root: str) -> dict[Split, str] | None:
@@ -181,14 +214,14 @@ def _inside(root: str) -> dict[Split, str] | None:
     return {"train": "train", "val": val} if val is not None and "train" in names else None
 
 
-def _split_inside(files: list[storage.Found], folders: dict[Split, str]) -> dict[Split, _Files]:
+def _split_inside(files: list[Found], folders: dict[Split, str]) -> dict[Split, _Files]:
     return {
         split: [(file.name, file) for file in files if file.name.lower().startswith(f"{folder}/")]
         for split, folder in folders.items()
     }
 
 
-def _split_by_folder(files: list[storage.Found], validating: list[storage.Found]) -> dict[Split, _Files]:
+def _split_by_folder(files: list[Found], validating: list[Found]) -> dict[Split, _Files]:
     held_out = {file.location for file in validating}
     return {
         "train": [(f"train/{file.name}", file) for file in files if file.location not in held_out],
@@ -196,7 +229,7 @@ def _split_by_folder(files: list[storage.Found], validating: list[storage.Found]
     }
 
 
-def _split_by_list(files: list[storage.Found], val: str) -> dict[Split, _Files]:
+def _split_by_list(files: list[Found], val: str) -> dict[Split, _Files]:
     wanted = "give a text file in UTF-8 with the paths, below --source, of the photographs that validate, a line each"
     try:
         text = storage.read_bytes(storage.absolute(val)).decode("utf-8-sig")
@@ -204,15 +237,16 @@ def _split_by_list(files: list[storage.Found], val: str) -> dict[Split, _Files]:
         raise FileNotFoundError(f"--val {val}: no such file; {wanted}, or a folder") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"--val {val} is not UTF-8 ({error.reason} at byte {error.start}); {wanted}") from error
-    # Not splitlines: it also cuts at characters that a name may hold.
     names = {file.name for file in files}
-    lines = [line.removeprefix("./") for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+    # Not splitlines: it also cuts at characters that a name may hold.
+    lines = {line.removeprefix("./") for line in re.split(r"\r\n|\n|\r", text) if line.strip()}
     # A line that begins with # is a comment, unless it is the name of a file.
     listed = {line for line in lines if line in names or not line.startswith("#")}
     missing = sorted(listed - names)
     if missing:
+        hidden = " (hidden and system files are passed over)" * any(map(is_hidden, missing[0].split("/")))
         raise ValueError(
-            f"--val {val} lists {len(missing)} files that --source does not hold, the first is {missing[0]!r}: "
+            f"--val {val} lists {len(missing)} files that --source does not hold, the first is {missing[0]!r}{hidden}: "
             "give paths below --source, a line each"
         )
     return {
@@ -221,21 +255,32 @@ def _split_by_list(files: list[storage.Found], val: str) -> dict[Split, _Files]:
     }
 
 
-def _split_by_seed(files: list[storage.Found], source: str, val_share: float, seed: int) -> dict[Split, _Files]:
+def _split_by_seed(
+    files: list[Found], source: str, passed_over: dict[str, str], val_share: float, seed: int
+) -> dict[Split, _Files]:
+    """Draw among the files that can be pictures by their names and sizes; the others are listed in training."""
     if not 0 < val_share < 1:
         raise ValueError(f"--val-share must lie between 0 and 1, got {val_share}")
-    pictures = [file for file in files if _suffix(file) in SUFFIXES]
+    pictures = [file.name for file in files if _suffix(file) in READ and file.problem is None]
     if len(pictures) < 2:
+        refused = sum(_suffix(file) in SUFFIXES for file in files) - len(pictures)
+        others = [f"{refused} that cannot be read"] if refused else []
+        others += [f"{count} {what}" for what, count in sorted(Counter(passed_over.values()).items())]
         raise ValueError(
             f"{source} holds {len(pictures)} pictures; at least 2 are needed, one to train and one to judge"
+            + f" (it also holds {', '.join(others)})" * bool(others)
         )
-    n_val = min(len(pictures) - 1, max(1, round(val_share * len(pictures))))
-    chosen = set(np.random.default_rng(seed).permutation(len(pictures))[:n_val].tolist())
-    validating = {pictures[index].name for index in chosen}
+    validating = _drawn(pictures, val_share, seed)
     return {
         "train": [(file.name, file) for file in files if file.name not in validating],
         "val": [(file.name, file) for file in files if file.name in validating],
     }
+
+
+def _drawn(names: list[str], val_share: float, seed: int) -> set[str]:
+    """Those of two or more sorted `names` that validate: at least one, and not all."""
+    n_val = min(len(names) - 1, max(1, round(val_share * len(names))))
+    return {names[index] for index in np.random.default_rng(seed).permutation(len(names))[:n_val]}
 
 
 def _bundled() -> Source:

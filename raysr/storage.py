@@ -1,12 +1,8 @@
 """Whole files on a local disk or an object store, written so that a reader never meets half of one."""
 
-import errno
 import os
 import secrets
-import stat
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote, unquote
@@ -15,9 +11,6 @@ from pyarrow import fs
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 """Kinds of URI that pyarrow opens."""
-
-MAX_FILE_BYTES = 1 << 30
-"""Largest file of a source that is read."""
 
 
 def absolute(location: str | Path) -> str:
@@ -199,86 +192,6 @@ def children(location: str) -> list[str]:
 def _ends_a_line(stream: BinaryIO) -> bool:
     stream.seek(-1, os.SEEK_END)
     return stream.read(1) == b"\n"
-
-
-@dataclass(frozen=True)
-class Found:
-    """A file in a folder."""
-
-    name: str
-    """Path below the folder, with forward slashes."""
-    location: str
-    stamp: str
-    """Changes with the file: its size and its time of change."""
-    problem: str | None = None
-    """Why it must not be opened."""
-
-
-def walk(location: str) -> list[Found]:
-    """Every file in a folder and in the folders below it, sorted by name; none where there is no folder.
-
-    Symbolic links are followed, each folder once. One that leads nowhere is listed, and so is what is no plain file (a
-    pipe, a device), is too large or has a name that is not UTF-8: with its `problem`, so that it can be told of.
-    """
-    store, root = filesystem(location)
-    if not is_folder(location):
-        return []
-    if isinstance(store, fs.LocalFileSystem):
-        return sorted(_walk_disk(root), key=lambda found: found.name)
-    entries = store.get_file_info(fs.FileSelector(root, recursive=True))
-    return sorted(
-        (
-            Found(name, join(location, name), f"{entry.size}-{entry.mtime_ns}", _too_large(entry.size))
-            for entry in entries
-            if entry.type == fs.FileType.File
-            for name in [entry.path[len(root.rstrip("/")) + 1 :]]
-        ),
-        key=lambda found: found.name,
-    )
-
-
-def _walk_disk(root: str) -> Iterator[Found]:
-    seen: set[str] = set()
-    waiting = [root]  # links come last: a folder is found under its own name, if it has one here
-    while waiting:
-        for folder, folders, files in os.walk(waiting.pop(0), onerror=_raise):
-            real = os.path.realpath(folder)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            waiting += sorted(str(path) for name in folders if (path := Path(folder, name)).is_symlink())
-            # Every ext4 disk has a lost+found at its root, which nobody else may look into.
-            folders[:] = sorted(
-                name for name in folders if name != "lost+found" and not Path(folder, name).is_symlink()
-            )
-            for file in files:
-                yield _on_disk(Path(folder, file), root)
-
-
-def _on_disk(path: Path, root: str) -> Found:
-    name, location, problem = path.relative_to(root).as_posix(), str(path), None
-    try:
-        status = path.stat()
-        stamp = f"{status.st_size}-{status.st_mtime_ns}"
-        problem = _too_large(status.st_size) if stat.S_ISREG(status.st_mode) else "no plain file: a pipe or a device"
-    except OSError as error:
-        stamp = f"unreadable-{error.errno}"
-    plain = os.fsencode(name).decode("utf-8", "backslashreplace")
-    if plain != name:  # bytes that are no text can stand neither in a manifest nor in a Parquet file
-        name, location, problem = plain, join(root, plain), "its name is not UTF-8: rename it"
-    return Found(name, location, stamp, problem)
-
-
-def _too_large(size: int) -> str | None:
-    return f"{size:,} bytes, more than the {MAX_FILE_BYTES:,} that are read" if size > MAX_FILE_BYTES else None
-
-
-def _raise(error: OSError) -> None:
-    raise OSError(
-        error.errno or errno.EIO,
-        f"cannot look into {error.filename} ({error.strerror}): make it readable, or move it away",
-    ) from error
 
 
 def remove(location: str) -> None:

@@ -153,3 +153,11 @@ def s3() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder that no other test uses, on a disk and on an object store."""
+    if request.param == "disk":
+        return str(tmp_path / "place")
+    return storage.join(request.getfixturevalue("s3"), tmp_path.name)

@@ -20,6 +20,7 @@ import pytest
 
 from raysr import archives, storage
 from raysr.archives import ARCHIVES, Archive, ArchiveError, fetch_set
+from raysr.folders import walk
 
 TRAIN = {f"Train_HR/{index:04d}.png": bytes([index]) * (3000 + index) for index in range(40)}
 VAL = {f"Valid/HR/{index:04d}.png": b"v" * 500 + bytes([index]) for index in range(3)}
@@ -154,11 +155,7 @@ def publish(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def held(folder: str | Path) -> dict[str, bytes]:
-    return {
-        found.name: storage.read_bytes(found.location)
-        for found in storage.walk(str(folder))
-        if not found.name.startswith(".")
-    }
+    return {found.name: storage.read_bytes(found.location) for found in walk(str(folder)).files}
 
 
 WHOLE = {f"train/A/{Path(name).name}": data for name, data in TRAIN.items()} | {
@@ -225,6 +222,9 @@ def test_a_cache_that_has_lost_a_photograph_is_made_whole_and_a_strange_one_is_n
 ) -> None:
     folder = Path(fetch_set("df2k", cache=str(tmp_path)))
     (folder / "train" / "A" / "0007.png").unlink()
+    assert held(fetch_set("df2k", cache=str(tmp_path))) == WHOLE
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / "val" / name).write_bytes(b"of the system")
     assert held(fetch_set("df2k", cache=str(tmp_path))) == WHOLE
     (folder / "val" / "mine.png").write_bytes(b"mine")
     with pytest.raises(ArchiveError, match=r"val holds 'mine.png', which is not of val.tar.gz: take it away"):

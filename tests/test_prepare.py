@@ -548,6 +548,42 @@ def test_a_source_that_has_changed_since_is_told_of(
         prepare(config)
 
 
+def test_hidden_and_system_files_neither_train_nor_stop_a_strict_run(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = picture_folder(4)
+    clean = prepare(PrepareConfig(source=str(folder), out=str(tmp_path / "clean"), geometry=GEOMETRY, strict=True))
+    for name in ("._00.png", "._01.png", "Thumbs.db", "@eaDir/00.png", ".Trash-1000/files/old.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"no picture")
+    Image.fromarray(synthetic(9, 40, 30)).save(folder / ".Trash-1000" / "files" / "old.png")
+    (tmp_path / "set" / "lost+found").mkdir(parents=True)  # as on a fresh disk
+    manifest = prepare(PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY, strict=True))
+    assert manifest.shards == clean.shards
+    assert manifest.passed_over == {"hidden or system files": 3, "hidden or system folders": 2}
+    assert "files passed over: 3 hidden or system files, 2 hidden or system folders" in summary(manifest)
+
+
+def test_unusable_files_leave_no_split_empty(
+    picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "PHOTOGRAPHS_PER_SHARD", 4)
+    folder = picture_folder(9)
+    config = PrepareConfig(source=str(folder), out=str(tmp_path / "set"), geometry=GEOMETRY, val_share=0.25)
+    drawn = find_photographs(str(folder), val_share=0.25, seed=0).photographs
+    first, second = (Path(photo.location) for photo in drawn if photo.split == "val")
+    first.write_text("no picture, by its bytes")
+    second.write_bytes(second.read_bytes()[:-100])
+    manifest = prepare(config)
+    assert {one.image_id for one in manifest.refused} == {first.name, second.name}
+    assert manifest.pairs == {"train": 5, "val": 2}
+    before = {path: path.read_bytes() for path in (tmp_path / "set").iterdir()}
+    assert prepare(config) == manifest == check_set(config.out)
+    (tmp_path / "set" / "val-00000.parquet").unlink()
+    assert prepare(config) == manifest
+    assert {path: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before
+
+
 def test_a_finished_set_that_was_downloaded_needs_its_photographs_no_more(
     picture_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

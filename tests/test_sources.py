@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_pictures_are_known_by_suffix_in_either_case_in_sorted_order(tmp_path: P
     assert set(found) == pictures | {"folder.png/inside.jpg"}
     splits = [[p.image_id for p in source.photographs if p.split == split] for split in ("train", "val")]
     assert [sorted(names) for names in splits] == splits
-    assert source.passed_over == {".db": 1, ".txt": 1, "no suffix": 1}
+    assert source.passed_over == {".txt": 1, "hidden or system files": 1, "no suffix": 1}
 
 
 def test_the_seeded_split_is_reproducible_disjoint_and_of_the_asked_size(tmp_path: Path) -> None:
@@ -216,3 +217,70 @@ def test_the_digest_changes_with_what_is_in_a_source(tmp_path: Path) -> None:
     more = digest()
     (tmp_path / "c.png").write_bytes(b"changed")
     assert len({before, more, digest()}) == 3
+
+
+def test_the_split_of_names_and_seed_stays_what_it_was(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{index}.png" for index in range(12)))
+    drawn = {seed: by_split(find_photographs(str(tmp_path), val_share=0.3, seed=seed))["val"] for seed in (0, 5)}
+    assert drawn == {  # as sets were drawn that are there already
+        0: {"10.png", "2.png", "5.png", "7.png"},
+        5: {"1.png", "11.png", "7.png", "9.png"},
+    }
+
+
+def test_what_cannot_be_a_picture_takes_no_part_in_the_draw(tmp_path: Path) -> None:
+    good = {"a.png", "b.png", "c.png"}
+    touch(tmp_path, *good, *(f"._{name}" for name in good), "raw.NEF", "new.heic", ".Trash-1000/files/d.png")
+    os.mkfifo(tmp_path / "0.png")
+    (tmp_path / "1.png").symlink_to(tmp_path / "nothing")
+    refused = {"raw.NEF", "new.heic", "0.png", "1.png"}
+    for seed in range(40):
+        splits = by_split(find_photographs(str(tmp_path), val_share=0.1, seed=seed))
+        assert len(splits["val"]) == 1
+        assert splits["val"] < good
+        assert splits["train"] == good - splits["val"] | refused
+
+
+def test_a_split_that_only_unusable_photographs_were_drawn_for_is_drawn_again_among_the_others(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{index}.png" for index in range(8)), "x.heic")
+    source = find_photographs(str(tmp_path), val_share=0.25, seed=0)
+    splits = by_split(source)
+    one, other = sorted(splits["val"])
+    assert source.redrawn({one, "0.png"}) is source
+    redrawn = source.redrawn({one, other})
+    again = by_split(redrawn)
+    assert len(again["val"]) == 2  # a quarter of the six that are left
+    assert not again["val"] & {one, other, "x.heic"}
+    assert again["train"] | again["val"] == splits["train"] | splits["val"]
+    names = [[photo.image_id for photo in redrawn.photographs if photo.split == split] for split in ("train", "val")]
+    assert [sorted(some) for some in names] == names
+    assert [photo.split for photo in redrawn.photographs] == ["train"] * 7 + ["val"] * 2
+    assert len(by_split(source.redrawn(splits["train"]))["val"]) == 1  # one of the two that are left trains
+    assert source.redrawn({f"{index}.png" for index in range(1, 8)}) is source  # one is left: nothing can be drawn
+
+
+def test_a_split_that_was_not_drawn_is_never_drawn_again(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.png", "train/b.png", "val/c.png")
+    source = find_photographs(str(tmp_path), val_share=0.5, seed=0)
+    assert source.redrawn({"val/c.png"}) is source
+
+
+def test_a_source_of_too_few_pictures_says_what_else_it_holds(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.heic", "c.cr2", ".photos/d.png", ".photos/e.png", "._a.png")
+    wanted = r"it also holds 2 that cannot be read, 1 hidden or system files, 1 hidden or system folders"
+    with pytest.raises(ValueError, match=rf"holds 1 pictures; at least 2 are needed.*\({wanted}\)$"):
+        find_photographs(str(tmp_path), val_share=0.5, seed=0)
+
+
+def test_files_that_lie_in_source_and_validation_are_counted_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "set/manifest.json", "set/train-00000.parquet", "._a.png")
+    touch(tmp_path, "held/b.png", "held/set/manifest.json", "held/set/train-00000.parquet", "held/._b.png", "held/none")
+    found = find_photographs(str(tmp_path), val=str(tmp_path / "held"), val_share=0.5, seed=0)
+    assert found.passed_over == {"hidden or system files": 2, "in prepared sets": 4, "no suffix": 1}
+
+
+def test_a_list_of_a_file_that_is_passed_over_says_so(tmp_path: Path) -> None:
+    touch(tmp_path / "pics", "a.png", "b.png", ".mine/c.png")
+    (tmp_path / "val.txt").write_text(".mine/c.png\n")
+    with pytest.raises(ValueError, match=r"the first is '\.mine/c\.png' \(hidden and system files are passed over\)"):
+        find_photographs(str(tmp_path / "pics"), val=str(tmp_path / "val.txt"), val_share=0.5, seed=0)

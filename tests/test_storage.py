@@ -1,24 +1,16 @@
 """Files and journals, on a disk and on a real S3 server."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raysr import storage
+from raysr.folders import walk
 from raysr.ledger import Ledger
 from raysr.manifest import ManifestError
 from raysr.pairs import PairSet
 from raysr.runs import new_run_folder
-
-
-@pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder that no other test uses."""
-    if request.param == "disk":
-        return str(tmp_path / "place")
-    return storage.join(request.getfixturevalue("s3"), tmp_path.name)
 
 
 def test_a_file_is_read_as_it_was_written_last(place: str) -> None:
@@ -101,54 +93,6 @@ def test_a_set_is_read_from_a_bucket_as_from_a_disk(small_set: str, s3: str, tmp
         PairSet(remote, "train")
 
 
-def test_every_file_below_a_folder_is_found_in_order_with_a_stamp_that_changes(place: str) -> None:
-    assert storage.walk(place) == []
-    for name in ("b.png", "a/z.png", "a/c/d.png"):
-        storage.write_bytes(storage.join(place, name), name.encode())
-    found = storage.walk(place)
-    assert [one.name for one in found] == ["a/c/d.png", "a/z.png", "b.png"]
-    assert [storage.read_bytes(one.location) for one in found] == [one.name.encode() for one in found]
-    storage.write_bytes(storage.join(place, "b.png"), b"something else")
-    assert [one.stamp == two.stamp for one, two in zip(found, storage.walk(place), strict=True)] == [True, True, False]
-    storage.remove(storage.join(place, "a"))
-    storage.remove(storage.join(place, "nowhere"))
-    assert [one.name for one in storage.walk(place)] == ["b.png"]
-
-
-def test_a_folder_is_found_under_its_own_name_where_a_link_sorts_before_it(tmp_path: Path) -> None:
-    for folder in ("train", "val"):
-        (tmp_path / folder / "sub").mkdir(parents=True)
-        (tmp_path / folder / "sub" / "x.png").touch()
-    (tmp_path / "latest").symlink_to(tmp_path / "train")
-    (tmp_path / "also").symlink_to(tmp_path / "val" / "sub")
-    assert [one.name for one in storage.walk(str(tmp_path))] == ["train/sub/x.png", "val/sub/x.png"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
-def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir(mode=0o000)
-    with pytest.raises(OSError, match=r"cannot look into .*closed .*make it readable, or move it away"):
-        storage.walk(str(tmp_path))
-
-
-def test_lost_and_found_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "lost+found").mkdir()
-    (tmp_path / "lost+found" / "x.png").touch()
-    (tmp_path / "y.png").touch()
-    assert [one.name for one in storage.walk(str(tmp_path))] == ["y.png"]
-
-
-def test_links_are_followed_once_and_one_that_leads_nowhere_is_listed(tmp_path: Path) -> None:
-    inside, elsewhere = tmp_path / "inside", tmp_path / "elsewhere"
-    inside.mkdir()
-    elsewhere.mkdir()
-    (elsewhere / "x.png").touch()
-    (inside / "linked").symlink_to(elsewhere)
-    (inside / "loop").symlink_to(inside)
-    (inside / "lost.png").symlink_to(tmp_path / "nothing")
-    assert [one.name for one in storage.walk(str(inside))] == ["linked/x.png", "lost.png"]
-
-
 ODD = [
     "my photo.jpg",
     "übung.jpg",
@@ -166,7 +110,7 @@ def test_any_name_is_found_and_read_as_it_was_written(place: str) -> None:
         storage.write_bytes(storage.join(place, "my pics", name), name.encode())
     assert storage.children(storage.join(place, "my pics")) == sorted(ODD)
     for root in (place, storage.join(place, "my pics")):
-        found = storage.walk(root)
+        found = walk(root).files
         assert sorted(Path(one.name).name for one in found) == sorted(ODD)
         assert all(storage.read_bytes(one.location).decode() == Path(one.name).name for one in found)
         assert all(storage.size(one.location) == len(Path(one.name).name.encode()) for one in found)
@@ -181,24 +125,6 @@ def test_a_uri_may_be_given_plain_or_encoded_and_keeps_its_query() -> None:
 def test_an_address_of_an_unknown_kind_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(ValueError, match=r"^http://x/y: http:// cannot be read or written here; known: s3://, gs://"):
         storage.exists("http://x/y")
-
-
-def test_what_is_no_plain_file_or_has_no_name_in_utf_8_is_listed_with_its_problem(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage, "MAX_FILE_BYTES", 10)
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
-    (tmp_path / "large.jpg").write_bytes(bytes(11))
-    (tmp_path / "good.jpg").write_bytes(bytes(10))
-    Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff.jpg")).write_bytes(b"x")
-    assert {one.name: one.problem for one in storage.walk(str(tmp_path))} == {
-        "bad\\xff.jpg": "its name is not UTF-8: rename it",
-        "endless.jpg": "no plain file: a pipe or a device",
-        "good.jpg": None,
-        "large.jpg": "11 bytes, more than the 10 that are read",
-        "pipe.jpg": "no plain file: a pipe or a device",
-    }
 
 
 def test_what_a_terminal_would_obey_is_escaped() -> None:
