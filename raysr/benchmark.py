@@ -1,7 +1,7 @@
 """One network on test sets, by a protocol: a row of scores a picture."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -141,6 +141,8 @@ class SetResult:
     """The folder that the low-resolution pictures came from, if they were not made here."""
     complete: bool
     """Whether every picture had its turn. A part of a set has no mean."""
+    passed_over: dict[str, int] = field(default_factory=dict[str, int])
+    """Files of the set's folder that are left alone."""
 
     @property
     def scored(self) -> list[PictureScore]:
@@ -231,7 +233,14 @@ class _Bench:
         scores, complete = self.score(tasks, protocol)
         given = any(one.input == "given" for one in scores)
         source = str(found.inputs) if given else None
-        return SetResult(name=name, protocol=protocol, pictures=scores, inputs=source, complete=complete)
+        return SetResult(
+            name=name,
+            protocol=protocol,
+            pictures=scores,
+            inputs=source,
+            complete=complete,
+            passed_over=found.passed_over,
+        )
 
     def prepared_set(self, folder: str) -> SetResult:
         """The validation pairs of a prepared set: how they were made is the set's own, and stands in the protocol."""

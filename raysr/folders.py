@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,11 @@ class Contents:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name (no path) is hidden, or an operating system's own: no user's picture."""
     return name.startswith(".") or name.lower() in SYSTEM
+
+
+def nfc(name: str) -> str:
+    """The name in Unicode's composed form: some systems write an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def walk(location: str) -> Contents:

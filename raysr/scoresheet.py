@@ -17,6 +17,7 @@ from raysr.judge import Judge
 from raysr.judging import NO_NUMBERS
 from raysr.losses import Perceptual
 from raysr.protocol import Protocol
+from raysr.sources import told_passed_over
 from raysr.testsets import UNUSED
 from raysr.weights import INSTALL
 
@@ -82,6 +83,8 @@ def remarks(evaluation: Evaluation) -> Iterator[str]:
     for result in evaluation.sets:
         if not result.complete:
             yield f"{result.name}: stopped after {len(result.pictures)} pictures, so it has no mean"
+        if result.passed_over:
+            yield f"{result.name}: {told_passed_over(result.passed_over)}"
         inputs = Counter(one.input for one in result.scored)
         if inputs["given"]:
             yield f"{result.name}: {inputs['given']} of {len(result.scored)} inputs from {result.inputs}"
@@ -135,7 +138,7 @@ def json_lines(evaluation: Evaluation) -> list[dict[str, Any]]:
     sets = {
         result.name: result.means()
         | {"pictures": len(result.scored), "left_out": len(result.pictures) - len(result.scored)}
-        | {"complete": result.complete}
+        | {"complete": result.complete, "passed_over": result.passed_over}
         | {"protocol": asdict(result.protocol)}
         for result in evaluation.sets
     }

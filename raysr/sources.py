@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from raysr import storage
-from raysr.folders import Found, is_hidden, walk
+from raysr.folders import Found, is_hidden, nfc, walk
 
 Split = Literal["train", "val"]
 
@@ -238,17 +238,21 @@ def _split_by_list(files: list[Found], val: str) -> dict[Split, _Files]:
     except UnicodeDecodeError as error:
         raise ValueError(f"--val {val} is not UTF-8 ({error.reason} at byte {error.start}); {wanted}") from error
     names = {file.name for file in files}
+    alike: dict[str, set[str]] = {}
+    for name in names:
+        alike.setdefault(nfc(name), set()).add(name)
     # Not splitlines: it also cuts at characters that a name may hold.
     lines = {line.removeprefix("./") for line in re.split(r"\r\n|\n|\r", text) if line.strip()}
+    found = {line: {line} if line in names else alike.get(nfc(line), set()) for line in lines}
     # A line that begins with # is a comment, unless it is the name of a file.
-    listed = {line for line in lines if line in names or not line.startswith("#")}
-    missing = sorted(listed - names)
+    missing = sorted(line for line, mine in found.items() if not mine and not line.startswith("#"))
     if missing:
         hidden = " (hidden and system files are passed over)" * any(map(is_hidden, missing[0].split("/")))
         raise ValueError(
             f"--val {val} lists {len(missing)} files that --source does not hold, the first is {missing[0]!r}{hidden}: "
             "give paths below --source, a line each"
         )
+    listed = set[str]().union(*found.values())
     return {
         "train": [(file.name, file) for file in files if file.name not in listed],
         "val": [(file.name, file) for file in files if file.name in listed],

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from raysr.decoding import MAX_PIXELS, decode
+from raysr.folders import HIDDEN_FILES, is_hidden, nfc
 from raysr.layouts import PictureError
 from raysr.protocol import RGB
-from raysr.sources import READ, SUFFIXES
+from raysr.sources import READ, SUFFIXES, count_others
 
 TARGET_FOLDERS = ("HR", "DIV2K_valid_HR", "image_SRF_{scale}", "GTmod{scale}", "GTmod12", "GT", "original")
 """Folders of a set that hold its targets: EDSR's, DIV2K's, SelfExSR's and BasicSR's names for them."""
@@ -52,6 +53,9 @@ class PictureSet:
 
     name: str
     pictures: tuple[Listed, ...]
+    passed_over: dict[str, int]
+    """Files of the targets' folder that are left alone: how many of each suffix that is no picture's, and how many are
+    hidden or the operating system's."""
 
     @property
     def inputs(self) -> Path | None:
@@ -73,30 +77,35 @@ def find_set(
         raise ValueError(f"--sets takes folders of pictures or a prepared set, and {folder} is no folder")
     within = (folder / name.format(scale=scale) for name in TARGET_FOLDERS)
     home = next((place for place in within if place.is_dir()), folder)
-    files = _targets(home, scale)
+    every = sorted(file for file in home.iterdir() if file.is_file())
+    shown = [file for file in every if not is_hidden(file.name)]
+    files = _targets([file for file in shown if file.suffix.lower() in SUFFIXES], scale)
     if not files:
-        below = sorted(child.name for child in folder.iterdir() if child.is_dir())
+        below = sorted(child.name for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name))
         hint = f"; its folders are {', '.join(below)}: give those that are sets" if below else ""
         raise ValueError(f"{folder} has no pictures{hint}")
     places = [Path(inputs), Path(inputs, f"X{scale}")] if inputs is not None else _input_folders(home, scale)
-    pictures = tuple(Listed(file.name, file, _counterpart(file, home, places, scale), max_pixels) for file in files)
+    inside = {place: _by_name(place) for place in places}
+    pictures = tuple(Listed(file.name, file, _counterpart(file, home, inside, scale), max_pixels) for file in files)
     if inputs is not None and not any(picture.given for picture in pictures):
         raise ValueError(
             f"no file in {inputs} is a counterpart of one in {home}: expected names such as {_hint(files[0], scale)}"
         )
     generic = re.fullmatch(r"HR|GT|GTmod\d+|original|image_SRF_\d", folder.name)
-    return PictureSet(name=folder.absolute().parent.name if generic else folder.absolute().name, pictures=pictures)
+    name = folder.absolute().parent.name if generic else folder.absolute().name
+    hidden = len(every) - len(shown)
+    passed_over = count_others(file.name for file in shown) | ({HIDDEN_FILES: hidden} if hidden else {})
+    return PictureSet(name=name, pictures=pictures, passed_over=passed_over)
 
 
-def _targets(home: Path, scale: int) -> list[Path]:
-    files = sorted(file for file in home.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+def _targets(files: list[Path], scale: int) -> list[Path]:
     # SelfExSR's folders hold results of several methods, and inputs, beside the targets.
     named = [file for file in files if file.stem.endswith("_HR")]
     if named:
         mine = [file for file in named if f"_SRF_{scale}_" in file.name]
         return mine or named
-    stems = {file.stem for file in files}
-    return [file for file in files if re.sub(r"(x[2348]|_LR)$", "", file.stem) not in stems - {file.stem}]
+    stems = {nfc(file.stem) for file in files}
+    return [file for file in files if re.sub(r"(x[2348]|_LR)$", "", nfc(file.stem)) not in stems - {nfc(file.stem)}]
 
 
 def _input_folders(home: Path, scale: int) -> list[Path]:
@@ -107,13 +116,24 @@ def _input_folders(home: Path, scale: int) -> list[Path]:
     return [home, *(beside / name for name in names)]
 
 
-def _counterpart(target: Path, home: Path, places: list[Path], scale: int) -> Path | None:
+_ByName = dict[tuple[str, str], Path]
+"""Files by their stems in composed Unicode and their suffixes in lower case."""
+
+
+def _by_name(place: Path) -> _ByName:
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    return {(nfc(file.stem), file.suffix.lower()): file for file in files if file.is_file()}
+
+
+def _counterpart(target: Path, home: Path, places: dict[Path, _ByName], scale: int) -> Path | None:
     base = target.stem.removesuffix("_HR")
-    for place in places:
+    for place, files in places.items():
         stems = [f"{base}x{scale}", f"{base}_LR"] + ([] if place == home else [base, target.stem])
         for stem in stems:
-            for suffix in (target.suffix, *sorted(READ)):
-                if (file := place / f"{stem}{suffix}").is_file():
+            if (exact := place / f"{stem}{target.suffix}").is_file():
+                return exact
+            for suffix in (target.suffix.lower(), *sorted(READ)):
+                if (file := files.get((nfc(stem), suffix))) is not None:
                     return file
     return None
 

@@ -509,6 +509,19 @@ def test_a_picture_that_the_judging_network_has_no_memory_for_is_listed(
     ]
 
 
+def test_files_that_are_passed_over_are_told_of(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", "README"):
+        Image.fromarray(synthetic(0, 40, 30)).save(tmp_path / "mine.png")
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "mine.png").rename(tmp_path / "set" / name)
+    found = evaluate_sets(EvaluateConfig(sets=(str(tmp_path / "set"),), perceptual="none"))
+    console = Console(width=200)
+    with console.capture() as capture:
+        print_evaluation(found, console)
+    assert "set: files passed over: 1 no suffix, 1 hidden or system files\n" in capture.get()
+    assert json_lines(found)[-1]["sets"]["set"]["passed_over"] == {"no suffix": 1, "hidden or system files": 1}
+
+
 def test_an_evaluation_that_is_stopped_keeps_what_it_has_and_gives_no_mean_of_it(folder: Path) -> None:
     def stop(message: str) -> None:
         if message.endswith("small.png"):

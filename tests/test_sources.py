@@ -279,6 +279,25 @@ def test_files_that_lie_in_source_and_validation_are_counted_once(tmp_path: Path
     assert found.passed_over == {"hidden or system files": 2, "in prepared sets": 4, "no suffix": 1}
 
 
+COMPOSED, DECOMPOSED = "caf\u00e9.png", "cafe\u0301.png"
+"""One name, as two systems write it."""
+
+
+@pytest.mark.parametrize(("on_disk", "listed"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_a_list_names_photographs_in_either_form_of_unicode(tmp_path: Path, on_disk: str, listed: str) -> None:
+    touch(tmp_path / "pics", f"{on_disk[:-4]}/{on_disk}", f"#{on_disk}", "b.png", "c.png")
+    (tmp_path / "val.txt").write_text(f"# no file of {listed}\n{listed[:-4]}/{listed}\n#{listed}\n")
+    found = find_photographs(str(tmp_path / "pics"), val=str(tmp_path / "val.txt"), val_share=0.5, seed=0)
+    assert by_split(found)["val"] == {f"{on_disk[:-4]}/{on_disk}", f"#{on_disk}"}
+
+
+def test_a_list_takes_a_name_as_it_stands_where_both_forms_are_there(tmp_path: Path) -> None:
+    touch(tmp_path / "pics", COMPOSED, DECOMPOSED)
+    (tmp_path / "val.txt").write_text(DECOMPOSED)
+    found = find_photographs(str(tmp_path / "pics"), val=str(tmp_path / "val.txt"), val_share=0.5, seed=0)
+    assert by_split(found) == {"train": {COMPOSED}, "val": {DECOMPOSED}}
+
+
 def test_a_list_of_a_file_that_is_passed_over_says_so(tmp_path: Path) -> None:
     touch(tmp_path / "pics", "a.png", "b.png", ".mine/c.png")
     (tmp_path / "val.txt").write_text(".mine/c.png\n")

@@ -52,6 +52,50 @@ def test_a_plain_folder_has_targets_alone_sorted_by_name(tmp_path: Path) -> None
     assert listed(tmp_path / "mine") == {"a.jpg": None, "b.png": None}
 
 
+def test_hidden_and_system_files_are_neither_targets_nor_inputs_and_others_are_counted(tmp_path: Path) -> None:
+    good = save(tmp_path / "mine" / "a.png")
+    for name in ("._a.png", ".hidden.png", "._ax2.png", ".ax2.png"):
+        save(tmp_path / "mine" / name)
+    for name in ("Thumbs.db", "desktop.ini", "README", "LICENSE", "notes.TXT"):
+        (tmp_path / "mine" / name).write_text("no picture")
+    (tmp_path / "mine" / "@eaDir").mkdir()
+    found = find_set(tmp_path / "mine", 2)
+    assert [(one.target, one.given) for one in found.pictures] == [(good, None)]
+    assert found.passed_over == {".txt": 1, "hidden or system files": 6, "no suffix": 2}
+    good.rename(tmp_path / "mine" / ".a.png")
+    (tmp_path / "mine" / "deeper").mkdir()
+    with pytest.raises(ValueError, match=r"has no pictures; its folders are deeper: give"):
+        find_set(tmp_path / "mine", 2)
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+"""One name, as two systems write it."""
+
+
+@pytest.mark.parametrize("target", ["mine/HR/{}.png", "mine/{}.PNG", "mine/{}.tif"])
+@pytest.mark.parametrize("suffix", ["png", "PNG", "Png", "BMP"])
+@pytest.mark.parametrize("forms", [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED), (COMPOSED, COMPOSED)])
+def test_inputs_are_found_in_either_form_of_unicode_and_with_suffixes_in_either_case(
+    tmp_path: Path, target: str, suffix: str, forms: tuple[str, str]
+) -> None:
+    mine, theirs = forms
+    given = "mine/LR_bicubic/X2/{}x2.{}" if "HR" in target else "mine/{}x2.{}"
+    save(tmp_path / target.format(mine))
+    save(tmp_path / given.format(theirs, suffix), 12, 8)
+    save(tmp_path / "elsewhere" / f"{theirs}.{suffix}", 12, 8)
+    expected = {Path(target.format(mine)).name: given.format(theirs, suffix)}
+    assert listed(tmp_path / "mine") == expected
+    (one,) = find_set(tmp_path / "mine", 2, tmp_path / "elsewhere").pictures
+    assert one.given == tmp_path / "elsewhere" / f"{theirs}.{suffix}"
+
+
+def test_an_input_of_the_targets_own_suffix_goes_first(tmp_path: Path) -> None:
+    save(tmp_path / "mine" / "a.Png")
+    for suffix in ("PNG", "Png", "bmp", "png"):
+        save(tmp_path / "mine" / f"ax2.{suffix}", 12, 8)
+    assert listed(tmp_path / "mine") == {"a.Png": "mine/ax2.Png"}
+
+
 def test_results_of_other_methods_beside_selfexsrs_targets_are_not_targets(tmp_path: Path) -> None:
     for kind in ("HR", "LR", "bicubic", "SRCNN"):
         save(tmp_path / "Set5" / "image_SRF_2" / f"img_001_SRF_2_{kind}.png")
