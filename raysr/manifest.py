@@ -72,7 +72,8 @@ class Manifest:
     request: dict[str, Any]
     """What was asked for: source, splits, seed and how strictly."""
     source_digest: str | None
-    """Over the names, splits, sizes and times of change of the photographs; None for a set that was downloaded."""
+    """Over the names, splits, sizes and times of change of the photographs, as they were when they were prepared or
+    found to be the same; None for a set that was downloaded."""
     shards: tuple[Shard, ...]
     content_sha256: str
     """Over all pairs, whatever their order and their distribution over shards."""

@@ -6,6 +6,7 @@ import secrets
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import ray.exceptions
 from raysr import storage
 from raysr.archives import OnFetch, fetch_set
 from raysr.catalogue import ARCHIVES
+from raysr.changes import Recorded, is_whole, other_bytes, other_names, read_recorded
 from raysr.cluster import start_ray
 from raysr.decoding import MAX_PIXELS
 from raysr.duplicates import NearDuplicate
@@ -24,12 +26,10 @@ from raysr.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     Manifest,
-    ManifestError,
     Refusal,
     Shard,
     content_digest,
 )
-from raysr.pairs import check_shard
 from raysr.preparing import Advance, PrepareConfig, check_free, claim, earlier_manifest
 from raysr.shards import UNFINISHED, ShardFacts, Task, write_shard
 from raysr.sheet import CONTACT_SHEET, write_contact_sheet
@@ -57,7 +57,8 @@ def prepare(
     """Prepare the set and return its manifest; `on_advance` is called as shards are finished.
 
     A run that was killed goes on with the same `config`. Of a finished set every shard is checked, and what is missing
-    or damaged written anew. A picture that cannot be used is listed in the manifest with its reason.
+    or damaged written anew; photographs with other times of change are compared with the set, by their hashes. A
+    picture that cannot be used is listed in the manifest with its reason.
 
     Raises FileExistsError when `out` holds something else, a set that was asked for differently or one whose source
     has changed; ValueError when no pair is left in a split or, where `config.strict`, a picture cannot be used;
@@ -137,34 +138,56 @@ def _finished(
     # A downloaded set never changes, and what it was made of may be gone by now.
     refused = {one.image_id for one in manifest.refused if not one.dropped}
     source = None if config.source in ARCHIVES else _find(config, on_fetch).redrawn(refused)
-    if source is not None and source.digest != manifest.source_digest:
-        raise FileExistsError(
-            f"--source {config.source} has changed since --out {config.out} was prepared from it (photographs were "
-            "added, removed or changed): give another folder, or remove it to prepare all of them"
-        )
-    damaged = {shard.name: shard for shard in manifest.shards if not _is_whole(out, shard)}
+    touched = source if source is not None and source.digest != manifest.source_digest else None
+    recorded: Recorded = {}
+    if touched is not None:
+        recorded = read_recorded(out, manifest, touched)
+        unknown = [photo.image_id for task in _plan(touched) if task.name not in recorded for photo in task.photographs]
+        _refuse_change(config, other_names(recorded, touched, unknown))
+    damaged = {shard.name: shard for shard in manifest.shards if not is_whole(out, shard)}
+    if touched is not None:
+        whole = {name: rows for name, rows in recorded.items() if name not in damaged}
+        told = other_bytes(whole, touched, lambda done: on_fetch("comparing photographs with the set", done, None))
+        _refuse_change(config, told)
     if damaged:
-        dropped = {one.image_id: one.reason for one in manifest.refused if one.dropped}
-        start_ray()
-        tasks = [task for task in _plan(source or _find(config, on_fetch), config.max_pixels) if task.name in damaged]
-        tasks = [replace(task, dropped=_of_task(task, dropped)) for task in tasks]
-        mended = _write_all(tasks, geometry, out, config, on_advance)
-        other = [name for name, shard in damaged.items() if name not in mended or mended[name].shard != shard]
-        if other:
-            raise ValueError(
-                f"{other[0]} of --out {config.out} is damaged and can no longer be written as it was (other "
-                "photographs, or another release of Pillow): remove the folder and prepare the set again"
-            )
+        _mend(config, geometry, out, manifest, source or _find(config, on_fetch), damaged, on_advance)
+    if touched is not None:
+        manifest = replace(manifest, source_digest=touched.digest)
+        with suppress(OSError):  # a set that can only be read is as good: it is compared again the next time
+            storage.write_text(storage.join(out, MANIFEST), manifest.to_json())
     _tidy(out, manifest)
     return manifest
 
 
-def _is_whole(out: str, shard: Shard) -> bool:
-    try:
-        check_shard(out, shard, verify=True)
-    except ManifestError:
-        return False
-    return True
+def _refuse_change(config: PrepareConfig, told: str | None) -> None:
+    if told is not None:
+        raise FileExistsError(
+            f"--source {config.source} has changed since --out {config.out} was prepared from it ({told}): give "
+            "another folder, or remove it to prepare all of them"
+        )
+
+
+def _mend(
+    config: PrepareConfig,
+    geometry: Geometry,
+    out: str,
+    manifest: Manifest,
+    source: Source,
+    damaged: dict[str, Shard],
+    on_advance: Callable[[Advance], None],
+) -> None:
+    """Write the damaged shards of a finished set as they were; raises ValueError where that can no longer be done."""
+    dropped = {one.image_id: one.reason for one in manifest.refused if one.dropped}
+    start_ray()
+    tasks = [task for task in _plan(source, config.max_pixels) if task.name in damaged]
+    tasks = [replace(task, dropped=_of_task(task, dropped)) for task in tasks]
+    mended = _write_all(tasks, geometry, out, config, on_advance)
+    other = [name for name, shard in damaged.items() if name not in mended or mended[name].shard != shard]
+    if other:
+        raise ValueError(
+            f"{other[0]} of --out {config.out} is damaged and can no longer be written as it was (other "
+            "photographs, or another release of Pillow): remove the folder and prepare the set again"
+        )
 
 
 def _plan(source: Source, max_pixels: int = MAX_PIXELS) -> list[Task]:

@@ -192,7 +192,7 @@ class PrepareDisplay:
         self._bar.stop()
 
     def fetched(self, name: str, done: int, total: int | None) -> None:
-        """Show how far a download is."""
+        """Show how far a download or a comparison is."""
         of = f" of {total / 1e6:,.0f}" if total else ""
         self._bar.update(self._task, news=f"{name}: {done / 1e6:,.0f}{of} MB")
         if not self.console.is_terminal and time.monotonic() - self._printed > LINE_S:

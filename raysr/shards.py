@@ -189,11 +189,11 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
     """
 
     def read(photo: Photograph) -> tuple[bytes | None, str | None]:
-        if photo.image_id in task.dropped:
-            return None, task.dropped[photo.image_id]
+        if photo.image_id in task.dropped:  # read for its hash
+            return read_photograph(photo.location)[0], task.dropped[photo.image_id]
         if photo.problem is not None:
             return None, photo.problem
-        return _read(photo.location)
+        return read_photograph(photo.location)
 
     with ThreadPoolExecutor(1) as reader:
         waiting = [reader.submit(read, photo) for photo in task.photographs[:READ_AHEAD]]
@@ -209,7 +209,7 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
                 yield photo, data, str(error)
 
 
-def _read(location: str) -> tuple[bytes | None, str | None]:
+def read_photograph(location: str) -> tuple[bytes | None, str | None]:
     """The file's bytes, or the reason why it has none that will be there the next time either.
 
     Raises OSError where the storage, not the file, is at fault, also after READ_TRIES: such a photograph must not be

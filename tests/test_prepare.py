@@ -25,6 +25,7 @@ from PIL import Image
 from raysr import prepare as preparing
 from raysr import storage
 from raysr.describe import check_set, summary
+from raysr.folders import walk
 from raysr.images import Geometry, make_pairs
 from raysr.manifest import MANIFEST, SCHEMA, Manifest
 from raysr.pairs import PairSet
@@ -413,6 +414,10 @@ def test_near_duplicates_are_left_out_of_training_when_asked_for(leaky: Path, tm
     out = str(tmp_path / "set")
     manifest = prepare(PrepareConfig(source=str(leaky), out=out, geometry=GEOMETRY, drop_near_duplicates=True))
     assert {one.image_id for one in manifest.refused} == {"train/same.bmp", "train/small.jpg"}
+    rows = [row for row in pq.read_table(Path(out, "train-00000.parquet")).to_pylist() if row["error"]]
+    assert {row["image_id"]: row["source_sha256"] for row in rows} == {
+        name: hashlib.sha256((leaky / name).read_bytes()).hexdigest() for name in ("train/same.bmp", "train/small.jpg")
+    }
     assert manifest.refused[1].reason.startswith("looks like val/c.png, which validates (")
     assert manifest.near_duplicates == ()
     assert manifest.pairs == {"train": 1, "val": 3}
@@ -529,8 +534,16 @@ def test_facts_that_are_damaged_are_not_trusted(picture_folder: Callable[..., Pa
     assert prepare(config).pairs == {"train": 3, "val": 1}
 
 
-@pytest.mark.parametrize("change", ["added", "removed", "changed"])
-def test_a_source_that_has_changed_since_is_told_of(
+CHANGES = {
+    "added": "1 added, the first is 'new.png'",
+    "removed": "1 no longer among them, the first is '00.png'",
+    "changed": "'00.png' was changed",
+    "renamed": "1 added, the first is 'new.png'; 1 no longer among them, the first is '00.png'",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_source_that_has_changed_since_is_told_of_and_files_are_read_only_where_their_names_are_the_same(
     picture_folder: Callable[..., Path], tmp_path: Path, change: str
 ) -> None:
     folder = picture_folder(4)
@@ -540,11 +553,105 @@ def test_a_source_that_has_changed_since_is_told_of(
     prepare(config)
     if change == "removed":
         (folder / "00.png").unlink()
+    elif change == "renamed":
+        (folder / "00.png").rename(folder / "new.png")
     else:
         Image.fromarray(synthetic(9, 40, 30)).save(folder / ("00.png" if change == "changed" else "new.png"))
-    with pytest.raises(
-        FileExistsError, match=r"has changed since .*: give another folder, or remove it to prepare all"
-    ):
+    read: list[int] = []
+    told = re.escape(f"({CHANGES[change]}): give another folder, or remove it to prepare all")
+    with pytest.raises(FileExistsError, match=rf"has changed since .*{told}"):
+        prepare(config, on_fetch=lambda name, done, total: read.append(done))
+    assert bool(read) == (change == "changed")
+
+
+def touched(source: str) -> None:
+    """Give every photograph another time of change, as a copy has it, and nothing else."""
+    before = [one.stamp for one in walk(source).files]
+    while any(one.stamp in before for one in walk(source).files if one.problem is None):
+        for one in walk(source).files:
+            if one.problem is None:
+                storage.write_bytes(one.location, storage.read_bytes(one.location))
+
+
+def test_photographs_that_were_only_touched_are_the_same_and_are_compared_once(leaky: Path, place: str) -> None:
+    source, out = storage.join(place, "source"), storage.join(place, "set")
+    for file in (file for file in leaky.rglob("*") if file.is_file()):
+        storage.write_bytes(storage.join(source, *file.relative_to(leaky).parts), file.read_bytes())
+    for name in ("damaged.png", "raw.heic"):
+        storage.write_bytes(storage.join(source, "train", name), b"no picture")
+    if "://" not in source:
+        Path(source, "train", "lost.png").symlink_to("nothing")
+    config = PrepareConfig(source=source, out=out, geometry=replace(GEOMETRY, fit="tiles"))
+    whole = prepare(config)
+    assert any(one.dropped for one in whole.refused)
+    touched(source)
+    read: list[int] = []
+    again = prepare(config, on_fetch=lambda name, done, total: read.append(done))
+    assert again != whole
+    assert replace(again, source_digest=whole.source_digest) == whole
+    assert read[-1] == sum(storage.size(one.location) for one in walk(source).files if one.name.endswith(READABLE))
+    read.clear()
+    assert prepare(config, on_fetch=lambda name, done, total: read.append(done)) == again == check_set(out)
+    assert read == []
+
+
+READABLE = ("own.png", "same.bmp", "small.jpg", "b.png", "c.png", "d.png", "damaged.png")
+
+
+def test_a_set_that_cannot_be_written_is_the_same_all_the_same(
+    picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = PrepareConfig(source=str(picture_folder(4)), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    whole = prepare(config)
+    touched(config.source)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        again = prepare(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert again.content_sha256 == whole.content_sha256
+    assert Manifest.read(config.out) == whole
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {
+        *(shard.name for shard in whole.shards),
+        *(MANIFEST, CONTACT_SHEET),
+    }
+
+
+@pytest.mark.parametrize("harm", ["removed", "image_id", "source_sha256", "all"])
+def test_a_set_is_mended_whose_photographs_were_touched(
+    picture_folder: Callable[..., Path], tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "PHOTOGRAPHS_PER_SHARD", 2)
+    config = PrepareConfig(source=str(picture_folder(6)), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    whole = prepare(config)
+    shard = tmp_path / "set" / "train-00001.parquet"
+    before = shard.read_bytes()
+    if harm == "removed":
+        shard.unlink()
+    elif harm != "all":
+        text = next(row[harm] for row in pq.read_table(shard).to_pylist()).encode()
+        shard.write_bytes(before.replace(text, text.translate(bytes([*range(48), *b"9876543210", *range(58, 256)]))))
+    else:
+        shard.write_bytes(bytes(255 - byte for byte in before))
+    assert not shard.exists() or shard.read_bytes() != before
+    touched(config.source)
+    mended = prepare(config)
+    assert (
+        replace(mended, source_digest=whole.source_digest)
+        == whole
+        == replace(check_set(config.out), source_digest=whole.source_digest)
+    )
+    assert shard.read_bytes() == before
+
+
+def test_photographs_that_have_changed_sides_are_told_of(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder, listed = picture_folder(4), tmp_path / "val.txt"
+    listed.write_text("00.png\n")
+    config = PrepareConfig(source=str(folder), val=str(listed), out=str(tmp_path / "set"), geometry=GEOMETRY)
+    prepare(config)
+    listed.write_text("01.png\n")
+    with pytest.raises(FileExistsError, match=r"\(2 of the other split, the first is '00\.png'\)"):
         prepare(config)
 
 
@@ -580,7 +687,9 @@ def test_unusable_files_leave_no_split_empty(
     before = {path: path.read_bytes() for path in (tmp_path / "set").iterdir()}
     assert prepare(config) == manifest == check_set(config.out)
     (tmp_path / "set" / "val-00000.parquet").unlink()
-    assert prepare(config) == manifest
+    touched(str(folder))
+    assert prepare(config).content_sha256 == manifest.content_sha256
+    (tmp_path / "set" / MANIFEST).write_text(manifest.to_json())
     assert {path: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before
 
 

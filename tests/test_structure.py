@@ -37,6 +37,7 @@ ORDER = [
     *(
         "cluster",
         "leaks",
+        "changes",
         "preparing",
         "prepare",
         "models",
