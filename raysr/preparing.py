@@ -88,7 +88,9 @@ class PrepareConfig:
         asked = {"max_megapixels": MAX_MEGAPIXELS} | request  # the limit of sets that were made before it could be set
         then, now = ({**asked, **_flat(shape)} for asked, shape in ((asked, geometry), (self.request, wanted)))
         return [
-            f"{_flag(name)} {then.get(name)!s} then, {now[name]!s} now" for name in now if then.get(name) != now[name]
+            f"{_flag(name)} {then.get(name)!s} then, {now[name]!s} now"
+            for name in now
+            if _place(name, then.get(name)) != _place(name, now[name])
         ]
 
     def check_apart(self) -> None:
@@ -110,6 +112,13 @@ _DEFAULTS = {one.name: one.default for one in fields(PrepareConfig)}
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _place(name: str, value: Any) -> Any:
+    """The value of a setting, a folder's or file's spelled in one way."""
+    if name not in ("source", "val") or value is None or value in KNOWN:
+        return value
+    return storage.absolute(value).rstrip("/")
 
 
 def _flat(geometry: Geometry) -> dict[str, Any]:

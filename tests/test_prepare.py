@@ -645,6 +645,20 @@ def test_a_set_is_mended_whose_photographs_were_touched(
     assert shard.read_bytes() == before
 
 
+def test_a_source_may_be_spelled_in_another_way(
+    picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(picture_folder(4).parent)
+    Path("val.txt").write_text("00.png\n")
+    config = PrepareConfig(source="photographs", val="val.txt", out="set", geometry=GEOMETRY)
+    whole = prepare(config)
+    for source in ("photographs/", "./photographs", str(tmp_path / "photographs")):
+        assert prepare(replace(config, source=source, val=str(tmp_path / "val.txt"))) == whole
+    Path("bundled").symlink_to("photographs")
+    with pytest.raises(FileExistsError, match=r"\(--source photographs then, \./bundled now\)"):
+        prepare(replace(config, source="./bundled"))
+
+
 def test_photographs_that_have_changed_sides_are_told_of(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder, listed = picture_folder(4), tmp_path / "val.txt"
     listed.write_text("00.png\n")
