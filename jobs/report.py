@@ -8,7 +8,8 @@ from raysr.cli import fail, make_console
 from raysr.prices import find_price
 from raysr.provenance import now
 from raysr.report import print_places, print_table, write_report
-from raysr.runs import Run, repriced
+from raysr.reprice import repriced
+from raysr.runs import Run
 
 
 def main(run: Annotated[str, tyro.conf.Positional], price: str | None = None) -> None:

@@ -125,6 +125,8 @@ class PictureScore:
     lpips_alex: float | None = None
     input: Input | None = None
     """Whether the low-resolution picture was made from the target, came with the set, or was prepared with it."""
+    flat: bool = False
+    """Whether the target is one value everywhere: the picture counts in no mean."""
     note: str | None = None
     error: str | None = None
     """Why the picture could not be used."""
@@ -288,7 +290,8 @@ class _Bench:
                 except PictureError as error:
                     scores.append(replace(blank, error=str(error)))
                 else:
-                    scores.append(replace(blank, **asdict(values), input=comparison.input, note=note))
+                    found = replace(blank, **asdict(values), input=comparison.input, flat=comparison.flat, note=note)
+                    scores.append(found)
         except KeyboardInterrupt:
             return tuple(scores), False
         return tuple(scores), True

@@ -15,7 +15,8 @@ STALL_SLACK = 0.02
 
 def caveats(run: Run) -> list[str]:
     """Sentences, of which a run that went as it should has none."""
-    return _seeds_added(run) + _off_the_clock(run) + _several_devices(run) + _several_shares(run) + _stalls(run)
+    clocks = _off_the_clock(run) + _several_devices(run) + _several_shares(run) + _stalls(run)
+    return _seeds_added(run) + _uncounted(run) + clocks
 
 
 def _seeds_added(run: Run) -> list[str]:
@@ -27,6 +28,25 @@ def _seeds_added(run: Run) -> list[str]:
         f"Seeds were added later, from {listed(added)}: who adds them until a verdict comes finds one too often, and "
         "no interval here allows for that."
     ]
+
+
+def _uncounted(run: Run) -> list[str]:
+    """Validation pictures that do not count in every mean; rows of older runs do not say."""
+    many = run.images["image_id"].nunique()
+    flat = max((trial.flat_targets or 0 for trial in run.trials), default=0)
+    exact = [f"{trial.arch} seed {trial.seed} {trial.at_ceiling}" for trial in run.trials if trial.at_ceiling]
+    sentences: list[str] = []
+    if flat:
+        sentences.append(
+            f"{flat} of {many} validation targets are one value everywhere, as a black frame is: any network restores "
+            "these, and no mean counts them."
+        )
+    if exact:
+        sentences.append(
+            f"Of {many} validation pictures some were restored exactly, which makes PSNR infinite ({listed(exact)}): "
+            "the means of PSNR do not count these."
+        )
+    return sentences
 
 
 def calibrated_notes(run: Run) -> list[str]:

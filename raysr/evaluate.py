@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import nn
 
 from raysr.judge import Judge
-from raysr.metrics import Distance, Scores, score_batch, score_content
+from raysr.metrics import PSNR_CEILING_DB, Distance, Scores, score_batch, score_content
 from raysr.pairs import PairRow, to_tensor
 from raysr.precision import Precision, autocast
 
@@ -40,12 +40,17 @@ class ImageScore:
     psnr_content: float | None
     lpips_alex_content: float | None
     note: str | None
+    flat: bool = False
+    """Whether the target's content is one value everywhere: such a picture counts in no mean."""
 
 
 SCORE_NAMES = ("perceptual", "ms_ssim", "ssim", "psnr", "lpips_alex")
 """The metrics of an ImageScore; each has a `_content` twin."""
 
 MEAN_NAMES = tuple(name + suffix for suffix in ("", "_content") for name in SCORE_NAMES)
+
+SUMMARY_NAMES = (*MEAN_NAMES, "flat_targets", "at_ceiling")
+"""What `summary` gives."""
 
 TIMED_RUNS = 7
 """Runs of which `inference_ms` is the median."""
@@ -150,7 +155,14 @@ def _score_rows(
             content, note = score_content(sr[one], hr[one], row.content_box, inside, alex, y_range)
         twins = {f"{name}_content": value for name, value in asdict(content).items()}
         scores.append(
-            ImageScore(image_id=row.image_id, photograph=row.photograph, **asdict(square), **twins, note=note)
+            ImageScore(
+                image_id=row.image_id,
+                photograph=row.photograph,
+                **asdict(square),
+                **twins,
+                note=note,
+                flat=row.flat,
+            )
         )
     return scores
 
@@ -171,30 +183,69 @@ def inference_ms(
     return 1000 * median(seconds[1:])
 
 
-class OfPhotograph(Protocol):
-    """A row of scores."""
+class PictureRow(Protocol):
+    """A row of scores of one picture."""
 
     @property
     def photograph(self) -> str:
         """What it is a picture of: tiles of one photograph share it."""
         ...
 
+    @property
+    def flat(self) -> bool:
+        """Whether its target is one value everywhere."""
+        ...
 
-def mean_scores(scores: Sequence[OfPhotograph], names: Sequence[str] = MEAN_NAMES) -> dict[str, float | None]:
-    """The mean of each score over the photographs that have it, each the mean of its tiles; None where none has."""
-    photographs: dict[str, list[OfPhotograph]] = {}
+    @property
+    def psnr(self) -> float | None:
+        """In dB."""
+        ...
+
+
+def is_at_ceiling(one: PictureRow) -> bool:
+    """Whether the network's picture equals its target, which has content."""
+    return not one.flat and one.psnr is not None and one.psnr >= PSNR_CEILING_DB
+
+
+def counts(one: PictureRow, name: str) -> bool:
+    """Whether the score `name` of a picture counts in a mean.
+
+    A target of one value everywhere asks nothing of a network: none of its scores counts. PSNR of equal pictures is
+    infinite, and PSNR_CEILING_DB stands for it: to average that number with others would say nothing.
+    """
+    value = getattr(one, name)
+    infinite = value is not None and name.startswith("psnr") and value >= PSNR_CEILING_DB
+    return value is not None and not one.flat and not infinite
+
+
+def mean_scores(scores: Sequence[PictureRow], names: Sequence[str] = MEAN_NAMES) -> dict[str, float | None]:
+    """The mean of each score over the photographs in which it counts, each the mean of its tiles; None where there is
+    none.
+    """
+    photographs: dict[str, list[PictureRow]] = {}
     for one in scores:
         photographs.setdefault(one.photograph, []).append(one)
-    return {
-        name: _mean([_mean([getattr(tile, name) for tile in tiles]) for tiles in photographs.values()])
-        for name in names
-    }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+    means: dict[str, float] = {}
+    for name in names:
+        of_each = ([getattr(tile, name) for tile in tiles if counts(tile, name)] for tiles in photographs.values())
+        means[name] = _mean([_mean(known) for known in of_each if known])
     # One score that is no number makes the mean none, instead of one of the others alone.
-    return math.fsum(known) / len(known) if known and all(map(math.isfinite, known)) else None
+    return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
+
+
+def tally(scores: Sequence[PictureRow]) -> dict[str, int]:
+    """How many pictures are left out of every mean, and how many others are left out of the means of PSNR."""
+    return {"flat_targets": sum(one.flat for one in scores), "at_ceiling": sum(map(is_at_ceiling, scores))}
+
+
+def summary(scores: Sequence[ImageScore]) -> dict[str, Any]:
+    """A validation in numbers: its means, and how many pictures do not count in them."""
+    return {**mean_scores(scores), **tally(scores)}
+
+
+def _mean(values: list[float]) -> float:
+    """No number where one of the values is none, or where there is no value."""
+    return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
 
 
 def to_uint8(sr: torch.Tensor) -> UInt8[np.ndarray, "h w"]:

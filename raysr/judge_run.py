@@ -15,6 +15,7 @@ from raysr.findings import shown_p, with_interval
 from raysr.judge import Judge, Targets
 from raysr.judging import Judges
 from raysr.losses import Perceptual
+from raysr.metrics import PSNR_CEILING_DB
 from raysr.models import find_architecture, label
 from raysr.models.pretrained import CheckpointError
 from raysr.runs import Run
@@ -147,11 +148,20 @@ def print_run_evaluation(found: RunEvaluation, console: Console) -> None:
         console.print(table)
         for line in _leads(tables[deciding], archs, str(titles[deciding]), lower_is_better=not METRICS[deciding]):
             console.print(line, soft_wrap=True, markup=False, highlight=False)
-        console.print(in_words(result.protocol), soft_wrap=True, markup=False, highlight=False)
+        for line in (*_exact(result.name, images), in_words(result.protocol)):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
     for line in (*_remarks(found), *(f"left out: {reason}" for reason in found.not_judged)):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     if found.left_out:
         console.print(f"stopped: {found.left_out} more networks had no turn", highlight=False)
+
+
+def _exact(name: str, images: pd.DataFrame) -> Iterator[str]:
+    """On how many pictures PSNR is compared, where that is not all of them (statistics.score_table)."""
+    rows: Any = images
+    exact = rows[~rows["flat"] & (rows["psnr"] >= PSNR_CEILING_DB)]["image_id"].nunique()
+    if exact:
+        yield f"{name}: PSNR is over the pictures that no network restores exactly; {exact} are restored by one or more"
 
 
 def _remarks(found: RunEvaluation) -> Iterator[str]:

@@ -45,6 +45,8 @@ class Comparison(NamedTuple):
     """What is scored: the border is outside it, and so is the padding where it does not count."""
     input: Input
     note: str | None
+    flat: bool
+    """Whether what counts of the target is one value everywhere, in each channel."""
 
     def cropped(self) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 c h w"]]:
         """Both pictures inside the box."""
@@ -69,7 +71,8 @@ def compare_picture(upscaler: Upscaler, picture: Listed, protocol: Protocol, *, 
     sr = enlarge(upscaler, small, protocol)
     target = (luminance_of(hr, protocol) if protocol.colour == "y" else _to_unit(hr)).to(sr.device)
     box = _inside(Box(0, 0, width, height), protocol, scale)
-    return Comparison(sr, target, box, "made" if lr is None else "given", note)
+    flat = _is_flat(target[..., box.top : box.bottom, box.left : box.right])
+    return Comparison(sr, target, box, "made" if lr is None else "given", note, flat)
 
 
 def _compare_square(upscaler: Upscaler, picture: Listed, protocol: Protocol, side: int) -> Comparison:
@@ -110,7 +113,7 @@ def compare_pair(upscaler: Upscaler, row: PairRow, protocol: Protocol) -> Compar
         sr = _run(upscaler, lr)
     sr = whole_bytes(sr, protocol.y_range) if protocol.sr_bits == "bytes" else sr.clamp(0, 1)
     content = row.content_box if protocol.padding == "out" else Box(0, 0, hr.shape[3], hr.shape[2])
-    return Comparison(sr, hr, _inside(content, protocol, upscaler.scale), "prepared", None)
+    return Comparison(sr, hr, _inside(content, protocol, upscaler.scale), "prepared", None, row.flat)
 
 
 def enlarge(upscaler: Upscaler, lr: RGB, protocol: Protocol) -> Float[Tensor, "1 c H W"]:
@@ -166,6 +169,10 @@ def _memory_for(picture: Tensor) -> Generator[None]:
 
 def _to_unit(picture: Real[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(picture, 2, 0))).float()[None] / 255
+
+
+def _is_flat(picture: Float[Tensor, "1 c h w"]) -> bool:
+    return bool((picture.amax((0, 2, 3)) == picture.amin((0, 2, 3))).all())
 
 
 def _inside(box: Box, protocol: Protocol, scale: int) -> Box:

@@ -30,6 +30,13 @@ class PairRow(NamedTuple):
     content_box: Box
     y_range: YRange
 
+    @property
+    def flat(self) -> bool:
+        """Whether the target is one value everywhere inside its content box."""
+        left, top, right, bottom = self.content_box
+        content = self.hr[top:bottom, left:right]
+        return bool(content.min() == content.max())
+
 
 class Group(NamedTuple):
     """The pixels of the pairs of one row group."""

@@ -29,6 +29,9 @@ class CurvePoint:
     ssim_content: float | None
     psnr_content: float | None
     lpips_alex_content: float | None
+    flat_targets: int | None = None
+    """As in a TrialRow, and so is the next one."""
+    at_ceiling: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,10 @@ class TrialRow:
     ssim_content: float | None = None
     psnr_content: float | None = None
     lpips_alex_content: float | None = None
+    flat_targets: int | None = None
+    """Validation pictures whose target is one value everywhere: they count in no mean. None in rows of older runs."""
+    at_ceiling: int | None = None
+    """Others that the network restored exactly: they do not count in the means of PSNR."""
     inference_ms: float | None = None
     """Milliseconds of one validation picture on the device that trained, without loading and scoring."""
     step_flops: float | None = None

@@ -5,15 +5,14 @@ import json
 import secrets
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from raysr import storage
-from raysr.cost import Price
-from raysr.evaluate import MEAN_NAMES, ImageScore
+from raysr.evaluate import SUMMARY_NAMES, ImageScore
 from raysr.ledger import Ledger
 from raysr.models import trainable_parameters
 from raysr.rows import CurvePoint, Status, TrialRow
@@ -72,36 +71,6 @@ class Run:
         )
 
 
-def repriced(run: Run, price: Price) -> Run:
-    """What the run would have cost at another price: the same seconds, other dollars. Its files stay as they are."""
-    factor = price.usd_per_hour / run.info["price"]["usd_per_hour"]
-
-    def times(usd: float | None) -> float | None:
-        return None if usd is None else usd * factor
-
-    trials = [
-        replace(
-            trial,
-            budget_usd=times(trial.budget_usd),
-            charged_usd=trial.charged_usd * factor,
-            billed_usd=trial.billed_usd * factor,
-            metered_usd=times(trial.metered_usd),
-            usd_per_epoch=times(trial.usd_per_epoch),
-        )
-        for trial in run.trials
-    ]
-    curves = run.curves.assign(charged_usd=run.curves["charged_usd"] * factor)
-    new = {"price": asdict(price), "charged_price": run.info["price"], "budget_usd": times(run.info["budget_usd"])}
-    if run.info.get("search"):
-        config = run.info["config"]
-        new["config"] = config | {"search": config["search"] | {"usd": times(config["search"]["usd"])}}
-        new["search"] = {
-            arch: one | {name: times(one[name]) for name in ("charged_usd", "billed_usd")}
-            for arch, one in run.info["search"].items()
-        }
-    return replace(run, info=run.info | new, trials=trials, curves=curves)
-
-
 def unfinished_row(
     spec: TrialSpec,
     status: Status,
@@ -115,7 +84,7 @@ def unfinished_row(
     reached: dict[str, Any] = {}
     if curve:
         last = asdict(curve[-1])
-        reached = {name: last[name] for name in MEAN_NAMES}
+        reached = {name: last[name] for name in SUMMARY_NAMES}
         reached |= {"steps": last["step"], "epochs": last["epochs"], "charged_usd": last["charged_usd"]}
         reached |= {"perceptual_start": curve[0].perceptual, "checkpoint": files.checkpoint}
     spent = Ledger(spec.run, files.name).last()

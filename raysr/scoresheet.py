@@ -12,10 +12,11 @@ from rich.table import Table
 
 from raysr import storage
 from raysr.benchmark import Evaluation, PictureScore, SetResult
-from raysr.evaluate import SCORE_NAMES, mean_scores
+from raysr.evaluate import SCORE_NAMES, counts, is_at_ceiling, mean_scores, tally
 from raysr.judge import Judge
 from raysr.judging import NO_NUMBERS
 from raysr.losses import Perceptual
+from raysr.metrics import PSNR_CEILING_DB
 from raysr.protocol import Protocol
 from raysr.sources import told_passed_over
 from raysr.testsets import UNUSED
@@ -72,7 +73,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 def _cell(result: SetResult, name: str, mean: float | None) -> str:
     if mean is None:
         return "-"
-    count = sum(getattr(one, name) is not None for one in result.scored)
+    count = sum(counts(one, name) for one in result.scored)
     return f"{mean:.{DIGITS[name]}f}" + (f" (of {count})" if count < len(result.scored) else "")
 
 
@@ -93,7 +94,28 @@ def remarks(evaluation: Evaluation) -> Iterator[str]:
         for one in result.pictures:
             if one.error is not None:
                 yield f"{result.name}: {one.image_id} left out: {one.error}"
+        yield from _uncounted(result)
         yield from _notes(result)
+
+
+def _uncounted(result: SetResult) -> Iterator[str]:
+    """Pictures that do not count in every mean."""
+    flat = [one.image_id for one in result.scored if one.flat]
+    exact = [one.image_id for one in result.scored if is_at_ceiling(one)]
+    many = len(result.scored)
+    if flat:
+        said = f"{len(flat)} of {many} targets are one value everywhere, and no mean counts them"
+        yield f"{result.name}: {_some(flat)}: {said}"
+    if exact:
+        said = (
+            f"{len(exact)} of {many} pictures equal their targets: PSNR is at its ceiling of {PSNR_CEILING_DB:.0f} dB"
+        )
+        yield f"{result.name}: {_some(exact)}: {said}, and its mean does not count them"
+
+
+def _some(names: list[str]) -> str:
+    """The first of them."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _notes(result: SetResult) -> Iterator[str]:
@@ -138,6 +160,7 @@ def json_lines(evaluation: Evaluation) -> list[dict[str, Any]]:
     sets = {
         result.name: result.means()
         | {"pictures": len(result.scored), "left_out": len(result.pictures) - len(result.scored)}
+        | tally(result.scored)
         | {"complete": result.complete, "passed_over": result.passed_over}
         | {"protocol": asdict(result.protocol)}
         for result in evaluation.sets
@@ -148,7 +171,8 @@ def json_lines(evaluation: Evaluation) -> list[dict[str, Any]]:
     every = [one for result in evaluation.sets for one in result.scored] if one_mean else []
     protocol = asdict(protocols.pop()) if len(protocols) == 1 else None
     mean = {"image_id": "mean", **mean_scores(every, SCORE_NAMES)}
-    return [*lines, mean | common | {"pictures": len(every), "protocol": protocol, "sets": sets}]
+    counted = {"pictures": len(every), **tally(every)}
+    return [*lines, mean | common | counted | {"protocol": protocol, "sets": sets}]
 
 
 def _finite(line: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy import optimize, special
+
+from raysr.metrics import PSNR_CEILING_DB
 
 LEVEL = 0.95
 """Coverage of the intervals; 1 - LEVEL is the error that Holm's correction keeps over all pairs."""
@@ -106,11 +108,21 @@ def score_table(images: pd.DataFrame, arch: str, metric: str) -> pd.DataFrame:
     """Scores by seed (rows) and photograph (columns): the mean over a photograph's tiles, which are one cluster.
 
     `images` has a row per arch, seed and validation picture. A photograph for which some seed has no such score (too
-    thin for MS-SSIM, or no number) is left out, so that every seed is judged on the same ones.
+    thin for MS-SSIM, or no number) is left out, so that every seed is judged on the same ones. Pictures that do not
+    count in a mean (evaluate.counts) are left out too: for PSNR all that any network in `images` restored exactly.
     """
-    mine = images[(images["arch"] == arch) & images[metric].notna()]
+    rows: Any = images
+    mine = rows[(rows["arch"] == arch) & rows[metric].notna() & ~_uncounted(rows, metric)]
     table = mine.pivot_table(index="seed", columns="photograph", values=metric, aggfunc="mean").astype(float)
     return table.dropna(axis="columns")
+
+
+def _uncounted(images: Any, metric: str) -> Any:
+    """Rows of the pictures that no network is judged by; runs made before do not know which targets are flat."""
+    left_out = images["flat"].eq(True) if "flat" in images else pd.Series(data=False, index=images.index)
+    if metric.startswith("psnr"):
+        left_out |= images[metric].astype(float) >= PSNR_CEILING_DB
+    return images["image_id"].isin(images["image_id"][left_out])
 
 
 @dataclass(frozen=True, kw_only=True)

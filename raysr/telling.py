@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from raysr.device import device_name
-from raysr.evaluate import MEAN_NAMES
+from raysr.evaluate import SUMMARY_NAMES
 from raysr.models import count_parameters, find_architecture
 from raysr.progress import Progress
 from raysr.rows import Status, TrialRow
@@ -63,7 +63,7 @@ def row_of(trial: Trial, status: Status, inference_ms: float | None = None) -> T
         stall_share=trial.world.size * trial.meter.seconds["stall"] / charged if trial.step else None,
         perceptual_name=trial.perceptual.info.name,
         perceptual_start=None if trial.curve[0].step else trial.curve[0].perceptual,
-        **{name: last[name] for name in MEAN_NAMES},
+        **{name: last[name] for name in SUMMARY_NAMES},
         inference_ms=inference_ms,
         step_flops=trial.flops.total * trial.spec.train.batch_size if trial.flops else None,
         network_flops=trial.flops.network * trial.spec.train.batch_size if trial.flops else None,

@@ -13,7 +13,7 @@ from torch import nn
 from raysr.batches import ReadAhead
 from raysr.budget import Spending, rate_factor
 from raysr.cost import CostMeter
-from raysr.evaluate import evaluate, mean_scores
+from raysr.evaluate import evaluate, summary
 from raysr.judge import Judge, Targets
 from raysr.ledger import HEARTBEAT_S, Event, Ledger
 from raysr.losses import load_alex, load_perceptual
@@ -201,7 +201,7 @@ class Trial:
                 fraction=self.fraction if self.trainable else 0.0,
                 charged_usd=self.charged_usd,
                 loss=loss,
-                **mean_scores(self.scores),
+                **summary(self.scores),
             )
         )
         self.spending.validated(self.step)

@@ -454,6 +454,77 @@ def test_a_picture_of_no_numbers_has_no_score_and_no_mean_and_its_note_says_why(
     assert f"astronaut.png, first of 2 alike: {NO_NUMBERS}" in capture.get()
 
 
+@pytest.fixture
+def with_frames(tmp_path: Path) -> Path:
+    """A photograph, a black frame, a frame of one colour, and a picture that doubling restores exactly."""
+    photograph(tmp_path / "mine" / "a.png", synthetic(0, 40, 36))
+    photograph(tmp_path / "mine" / "black.png", np.zeros((36, 40, 3), np.uint8))
+    photograph(tmp_path / "mine" / "blue.png", np.full((36, 40, 3), (10, 20, 200), np.uint8))
+    photograph(tmp_path / "mine" / "exact.png", synthetic(1, 20, 18).repeat(2, 0).repeat(2, 1))
+    return tmp_path / "mine"
+
+
+def printed(evaluation: Evaluation) -> str:
+    out = StringIO()
+    print_evaluation(evaluation, Console(file=out, width=200))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("protocol", ["literature", "paper"])
+def test_a_target_of_one_value_everywhere_counts_in_no_mean_and_is_told_of(
+    channels: int, protocol: str, with_frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raysr.benchmark.load_upscaler", lambda *_: upscaler(doubled, channels))
+    judged = "vgg-random" if protocol == "literature" else "none"
+    found = evaluate_sets(EvaluateConfig(sets=(str(with_frames),), protocol=protocol, perceptual=judged))
+    lines = by_name(found)
+    assert [name for name, line in lines.items() if line.get("flat")] == ["black.png", "blue.png"]
+    assert lines["black.png"]["psnr"] == 100
+    (of_set,) = lines["mean"]["sets"].values()
+    for means in (lines["mean"], of_set):
+        assert (means["pictures"], means["flat_targets"]) == (4, 2)
+        for name in ("ssim", "perceptual") if judged != "none" else ("ssim",):
+            assert means[name] == pytest.approx((lines["a.png"][name] + lines["exact.png"][name]) / 2)
+    text = printed(found)
+    assert "mine: black.png and 1 more: 2 of 4 targets are one value everywhere, and no mean counts them" in text
+    assert f"{of_set['ssim']:.4f} (of 2)" in text
+
+
+@pytest.mark.parametrize("colour", ["y", "rgb"])
+def test_a_picture_that_equals_its_target_does_not_count_in_the_mean_of_psnr_and_is_told_of(
+    colour: str, with_frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raysr.benchmark.load_upscaler", lambda *_: upscaler(doubled, 3))
+    for index, name in enumerate(("a", "exact")):
+        scale = synthetic(index, 40, 36)[::2, ::2] if name == "a" else synthetic(1, 20, 18)
+        photograph(with_frames / f"{name}x2.png", scale)
+    found = evaluate_sets(EvaluateConfig(sets=(str(with_frames),), colour=colour, perceptual="none"))
+    lines = by_name(found)
+    assert (lines["exact.png"]["psnr"], lines["exact.png"]["flat"]) == (100, False)
+    assert lines["a.png"]["psnr"] < 60
+    assert (lines["mean"]["psnr"], lines["mean"]["at_ceiling"]) == (lines["a.png"]["psnr"], 1)
+    assert lines["mean"]["ssim"] == pytest.approx((lines["a.png"]["ssim"] + 1) / 2)
+    assert "exact.png: 1 of 4 pictures equal their targets: PSNR is at its ceiling of 100 dB" in printed(found)
+
+
+def test_a_set_that_has_nothing_to_restore_has_no_mean(tmp_path: Path) -> None:
+    photograph(tmp_path / "mine" / "black.png", np.zeros((36, 40, 3), np.uint8))
+    found = evaluate_sets(EvaluateConfig(sets=(str(tmp_path / "mine"),), perceptual="none"))
+    assert set(found.sets[0].means().values()) == {None}
+    assert "1 of 1 targets are one value everywhere" in printed(found)
+
+
+def test_a_flat_photograph_between_the_bars_of_a_square_is_flat(tmp_path: Path) -> None:
+    photograph(tmp_path / "mine" / "blank.png", np.full((10, 60, 3), 200, np.uint8))
+    for padding in ("in", "out"):
+        found = evaluate_sets(
+            EvaluateConfig(sets=(str(tmp_path / "mine"),), protocol="paper", padding=padding, perceptual="none")
+        )
+        assert found.sets[0].pictures[0].flat
+        assert found.sets[0].means()["psnr"] is None
+
+
 def test_counterparts_that_a_square_cannot_take_are_told_of_in_one_line(tmp_path: Path) -> None:
     for name in ("a", "b"):
         photograph(tmp_path / "mine" / f"{name}.png", synthetic(0, 30, 20))
@@ -472,7 +543,7 @@ def test_counterparts_that_a_square_cannot_take_are_told_of_in_one_line(tmp_path
 
 def test_what_a_picture_is_too_small_for_stands_in_its_note() -> None:
     grey = torch.zeros(1, 1, 10, 40)
-    comparison = Comparison(grey, grey, Box(0, 0, 40, 10), "made", None)
+    comparison = Comparison(grey, grey, Box(0, 0, 40, 10), "made", None, flat=True)
     perceptual = load_perceptual("vgg-random")
     for judges, missing in ((NO_JUDGES, "ms_ssim, ssim"), (Judges(perceptual, None), "perceptual, ms_ssim, ssim")):
         assert judge(comparison, LITERATURE, judges)[1] == f"10 pixels are too few for {missing}"

@@ -9,16 +9,19 @@ from torch import nn
 from raysr.evaluate import (
     EVALUATED_PX,
     MEAN_NAMES,
+    SUMMARY_NAMES,
     TIMED_RUNS,
     ImageScore,
     evaluate,
     inference_ms,
     mean_scores,
+    summary,
     to_uint8,
     upscale,
 )
 from raysr.images import Box
 from raysr.losses import Perceptual, load_perceptual
+from raysr.metrics import PSNR_CEILING_DB
 from raysr.models import build_model
 from raysr.pairs import PairRow, PairSet
 
@@ -141,6 +144,39 @@ def test_a_photograph_counts_once_however_many_tiles_it_has() -> None:
     tile = ImageScore(image_id="a#0", photograph="a", note=None, **dict.fromkeys(MEAN_NAMES, 1.0))
     other = replace(tile, image_id="b#0", photograph="b", psnr=5.0)
     assert mean_scores([tile, replace(tile, image_id="a#1", psnr=3.0), other])["psnr"] == 3.5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+def test_one_score_that_is_no_number_leaves_no_mean_of_the_others(bad: float) -> None:
+    one = ImageScore(image_id="a#0", photograph="a", note=None, **dict.fromkeys(MEAN_NAMES, 1.0))
+    for photograph in ("a", "b"):  # among the tiles of one photograph, and among photographs
+        means = mean_scores([one, replace(one, photograph=photograph, psnr=bad)])
+        assert (means["psnr"], means["ssim"]) == (None, 1.0)
+
+
+def test_neither_flat_targets_nor_the_ceiling_of_psnr_lift_a_mean() -> None:
+    tile = ImageScore(image_id="a#0", photograph="a", note=None, **dict.fromkeys(MEAN_NAMES, 0.5))
+    scores = [
+        replace(tile, psnr=42.0, psnr_content=40.0),
+        replace(tile, image_id="a#1", psnr=PSNR_CEILING_DB, psnr_content=PSNR_CEILING_DB, ssim=1.0),
+        replace(tile, photograph="b", psnr=PSNR_CEILING_DB, ssim=1.0, perceptual=0.0, flat=True),
+        replace(tile, photograph="c", psnr=99.0, psnr_content=60.0, ssim=0.0, flat=True),
+    ]
+    found = summary(scores)
+    assert (found["psnr"], found["psnr_content"], found["ssim"], found["perceptual"]) == (42.0, 40.0, 0.75, 0.5)
+    assert (found["flat_targets"], found["at_ceiling"]) == (2, 1)
+    assert tuple(found) == SUMMARY_NAMES
+
+
+def test_a_target_is_flat_by_its_content_alone(perceptual: Perceptual) -> None:
+    hr = np.zeros((32, 32), np.uint8)
+    hr[8:24] = 77
+    row = PairRow("a", "a", hr, hr[::2, ::2].copy(), Box(0, 8, 32, 24), "full")
+    hr = hr.copy()
+    hr[9, 9] = 78
+    rows = [row, row._replace(hr=hr)]
+    scores = evaluate(build_model("bicubic", 2), rows, perceptual, device=CPU, precision="float32")
+    assert [score.flat for score in scores] == [True, False]
 
 
 def test_inference_is_timed_on_the_picture_alone_and_leaves_the_network_as_it_was(rows: list[PairRow]) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def shown(found: RunEvaluation) -> str:
 def test_on_its_own_set_every_seed_has_the_scores_that_the_run_has(run: str) -> None:
     found = evaluate_run(EvaluateConfig(model=run))
     kept = Run.read(run).images
+    assert kept["flat"].eq(False).all()
+    assert {(trial.flat_targets, trial.at_ceiling) for trial in Run.read(run).trials if trial.psnr} == {(0, 0)}
     again = images_of(found, 0)
     assert sorted(zip(again["arch"], again["seed"], strict=True)) == [
         ("bicubic", 0),
@@ -145,6 +148,36 @@ def test_means_have_intervals_over_seeds_and_photographs_and_what_is_missing_is_
     assert "left out: srcnn, seed 0: it ended as failed" in text
     assert "LPIPS (VGG): Bicubic - ESPCN = -" in text
     assert "literature: luminance (limited range" in text
+
+
+def test_a_black_frame_counts_in_no_mean_and_no_interval(run: str, pictures: str) -> None:
+    before = evaluate_run(EvaluateConfig(model=run, sets=(pictures,), perceptual="none"))
+    Image.new("RGB", (100, 80)).save(Path(pictures, "black.png"))
+    found = evaluate_run(EvaluateConfig(model=run, sets=(pictures,), perceptual="none"))
+    tables = [score_table(images_of(one, 0), "espcn", "psnr") for one in (before, found)]
+    assert tables[0].equals(tables[1])
+    text = shown(found)
+    assert text.count("Test3: black.png: 1 of 4 targets are one value everywhere, and no mean counts them") == 1
+    assert "restores exactly" not in text
+    images = images_of(found, 0)
+    assert set(images[images["image_id"] == "black.png"]["flat"]) == {True}
+    for picture in Path(pictures).glob("[0-9].png"):
+        picture.unlink()
+    assert "1 of 1 targets" in shown(evaluate_run(EvaluateConfig(model=run, sets=(pictures,), perceptual="none")))
+
+
+def test_psnr_of_a_run_is_over_the_pictures_that_no_network_restores_exactly(run: str, pictures: str) -> None:
+    found = evaluate_run(EvaluateConfig(model=run, sets=(pictures,), perceptual="none"))
+    for member, evaluation in found.evaluations.items():
+        if member.arch == "bicubic":
+            (result,) = evaluation.sets
+            first = replace(result.pictures[0], psnr=100.0)
+            changed = replace(evaluation, sets=(replace(result, pictures=(first, *result.pictures[1:])),))
+            found.evaluations[member] = changed
+    assert score_table(images_of(found, 0), "espcn", "psnr").shape[1] == 2
+    text = shown(found)
+    assert "Test3: PSNR is over the pictures that no network restores exactly; 1 are restored by one or more" in text
+    assert "Bicubic, seed 0: Test3: 0.png: 1 of 3 pictures equal their targets" in text
 
 
 def test_other_weights_judge_the_same_networks(run: str, pictures: str, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from raysr.cost import Price
 from raysr.evaluate import ImageScore
 from raysr.findings import find
 from raysr.report import print_table, table_markdown, write_report
+from raysr.reprice import repriced
 from raysr.rows import CurvePoint, TrialRow
-from raysr.runs import Run, repriced
+from raysr.runs import Run
 from raysr.trial_files import TrialFiles, write_png
 
 BUDGET = 0.001875
@@ -524,6 +525,17 @@ def test_every_pair_stands_in_the_report_with_its_chance_to_win(tmp_path: Path) 
     assert "separable" not in out.getvalue()  # the terminal has the table and the verdict
     assert re.search(r"<details>.*<td>ESPCN</td><td>SRCNN</td>.*</details>", page, re.DOTALL)
     assert "50% of the budget" in text
+
+
+def test_pictures_that_count_in_no_mean_are_told_of_and_older_runs_say_nothing(tmp_path: Path) -> None:
+    old = make_run(tmp_path, row("srcnn", 0.02), row("bicubic", 0.01))
+    assert "one value everywhere" not in said(old) + table_markdown(find(old))
+    counted = {"flat_targets": 1, "at_ceiling": 0}
+    run = make_run(tmp_path, row("srcnn", 0.02, **counted | {"at_ceiling": 2}), row("bicubic", 0.01, **counted))
+    for text in (said(run), Path(write_report(run)).read_text()):
+        assert "1 of 3 validation targets are one value everywhere, as a black frame is" in text
+        assert "which makes PSNR infinite (srcnn seed 0 2): the means of PSNR do not count these" in text
+        assert "bicubic seed 0 0" not in text
 
 
 def test_a_run_at_another_price_is_a_counterfactual_beside_its_own_report(tmp_path: Path) -> None:

@@ -115,19 +115,51 @@ def test_tiles_of_a_photograph_are_one_cluster() -> None:
         for photograph, value in (("cat", 1.0), ("cat", 3.0), ("dog", 10.0))
     ]
     images = pd.DataFrame([*rows, ("y", 0, "cat", 99.0)], columns=pd.Index(["arch", "seed", "photograph", "psnr"]))
+    images["image_id"] = images["photograph"]
     table = score_table(images, "x", "psnr")
     assert table.to_dict("index") == {0: {"cat": 2.0, "dog": 10.0}, 1: {"cat": 3.0, "dog": 11.0}}
 
 
 def test_a_photograph_that_has_no_such_score_is_left_out() -> None:
-    images = pd.DataFrame({"arch": "x", "seed": 0, "photograph": ["cat", "dog"], "ms_ssim": [0.9, None]})
+    pets = ["cat", "dog"]
+    images = pd.DataFrame({"arch": "x", "seed": 0, "image_id": pets, "photograph": pets, "ms_ssim": [0.9, None]})
     assert list(score_table(images, "x", "ms_ssim").columns) == ["cat"]
 
 
 def test_every_seed_is_judged_on_the_same_photographs() -> None:
     rows = [("x", 0, "cat", 1.0), ("x", 0, "dog", 2.0), ("x", 1, "cat", 3.0), ("x", 1, "dog", float("nan"))]
     images = pd.DataFrame(rows, columns=pd.Index(["arch", "seed", "photograph", "psnr"]))
+    images["image_id"] = images["photograph"]
     assert score_table(images, "x", "psnr").to_dict("list") == {"cat": [1.0, 3.0]}
+
+
+def images_of_two(scores: dict[str, list[tuple[float, float]]]) -> pd.DataFrame:
+    """PSNR and SSIM of architectures, one seed each, on the tiles of two photographs."""
+    rows = [
+        (arch, 0, f"{photograph}#{tile}", photograph, psnr, ssim)
+        for arch, mine in scores.items()
+        for (photograph, tile), (psnr, ssim) in zip((("cat", 0), ("cat", 1), ("dog", 0)), mine, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["arch", "seed", "image_id", "photograph", "psnr", "ssim"]))
+
+
+def test_psnr_is_over_the_pictures_that_no_network_restores_exactly() -> None:
+    images = images_of_two({"x": [(30, 0.9), (100, 1), (20, 0.5)], "y": [(31, 0.8), (33, 0.7), (21, 0.6)]})
+    assert [score_table(images, arch, "psnr").to_dict("list") for arch in "xy"] == [
+        {"cat": [30.0], "dog": [20.0]},
+        {"cat": [31.0], "dog": [21.0]},
+    ]
+    assert score_table(images, "x", "ssim").to_dict("list") == {"cat": [0.95], "dog": [0.5]}
+
+
+def test_targets_of_one_value_everywhere_are_left_out_of_every_table() -> None:
+    images = images_of_two({"x": [(30, 0.9), (60, 1), (20, 0.5)], "y": [(31, 0.8), (33, 0.7), (21, 0.6)]})
+    whole = score_table(images, "x", "ssim").to_dict("list")
+    assert whole == {"cat": [0.95], "dog": [0.5]}  # a run made before does not know its flat targets
+    images["flat"] = [False, True, False] + [None] * 3  # and one that was taken up again knows some
+    for arch, cat in (("x", 0.9), ("y", 0.8)):
+        assert score_table(images, arch, "ssim").to_dict("list")["cat"] == [cat]
+    assert score_table(images.assign(flat=True), "x", "ssim").empty
 
 
 def test_holm_corrects_step_by_step_and_never_turns_the_order_round() -> None:

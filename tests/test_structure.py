@@ -63,6 +63,7 @@ ORDER = [
         "rows",
         "trial_files",
         "runs",
+        "reprice",
         "progress",
         "trial",
         "telling",
