@@ -127,6 +127,8 @@ class PictureScore:
     """Whether the low-resolution picture was made from the target, came with the set, or was prepared with it."""
     flat: bool = False
     """Whether the target is one value everywhere: the picture counts in no mean."""
+    changes: tuple[str, ...] = ()
+    """What was changed as target and input were read: alpha laid on black, 16 bits, CMYK, rotation."""
     note: str | None = None
     error: str | None = None
     """Why the picture could not be used."""
@@ -290,8 +292,8 @@ class _Bench:
                 except PictureError as error:
                     scores.append(replace(blank, error=str(error)))
                 else:
-                    found = replace(blank, **asdict(values), input=comparison.input, flat=comparison.flat, note=note)
-                    scores.append(found)
+                    told = {name: getattr(comparison, name) for name in ("input", "flat", "changes")}
+                    scores.append(replace(blank, **asdict(values), **told, note=note))
         except KeyboardInterrupt:
             return tuple(scores), False
         return tuple(scores), True

@@ -19,7 +19,8 @@ from raysr.losses import Perceptual
 from raysr.metrics import Scores, score
 from raysr.pairs import PairRow, to_tensor, to_y
 from raysr.protocol import RGB, Protocol, luminance_of, resize, resize_bytes, whole_bytes, with_chroma_of
-from raysr.testsets import UNUSED, Listed, open_picture
+from raysr.resemblance import doubt
+from raysr.testsets import UNUSED, Listed, changes_of, open_picture
 
 Input = Literal["made", "given", "prepared"]
 
@@ -47,6 +48,8 @@ class Comparison(NamedTuple):
     note: str | None
     flat: bool
     """Whether what counts of the target is one value everywhere, in each channel."""
+    changes: tuple[str, ...] = ()
+    """What was changed as the files were read."""
 
     def cropped(self) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 c h w"]]:
         """Both pictures inside the box."""
@@ -65,14 +68,16 @@ def compare_picture(upscaler: Upscaler, picture: Listed, protocol: Protocol, *, 
         given = picture.given if use_given else None
         note = None if given is None else f"{given.name}{UNUSED}the input is made from the square"
         return found._replace(note=note)
-    hr, lr, note = open_picture(picture, scale, use_given=use_given)
+    hr, lr, note, changes = open_picture(picture, scale, use_given=use_given)
+    if lr is not None and picture.given is not None:
+        note = doubt(picture.given.name, lr, hr)
     height, width = hr.shape[:2]
     small = resize_bytes(hr, width // scale, height // scale, protocol.kernel) if lr is None else lr
     sr = enlarge(upscaler, small, protocol)
     target = (luminance_of(hr, protocol) if protocol.colour == "y" else _to_unit(hr)).to(sr.device)
     box = _inside(Box(0, 0, width, height), protocol, scale)
     flat = _is_flat(target[..., box.top : box.bottom, box.left : box.right])
-    return Comparison(sr, target, box, "made" if lr is None else "given", note, flat)
+    return Comparison(sr, target, box, "made" if lr is None else "given", note, flat, changes)
 
 
 def _compare_square(upscaler: Upscaler, picture: Listed, protocol: Protocol, side: int) -> Comparison:
@@ -89,9 +94,10 @@ def _compare_square(upscaler: Upscaler, picture: Listed, protocol: Protocol, sid
         y_range=protocol.y_range,
         fast_jpeg=protocol.fast_jpeg,
     )
-    (pair,) = make_pairs(_bytes(picture.target), geometry, picture.max_pixels).pairs
+    made = make_pairs(_bytes(picture.target), geometry, picture.max_pixels)
+    (pair,) = made.pairs
     row = PairRow(picture.target.name, picture.target.name, pair.hr, pair.lr, pair.content_box, protocol.y_range)
-    return compare_pair(upscaler, row, protocol)._replace(input="made")
+    return compare_pair(upscaler, row, protocol)._replace(input="made", changes=changes_of("target", made.notes))
 
 
 def _bytes(file: Path) -> bytes:

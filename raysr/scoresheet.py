@@ -18,6 +18,7 @@ from raysr.judging import NO_NUMBERS
 from raysr.losses import Perceptual
 from raysr.metrics import PSNR_CEILING_DB
 from raysr.protocol import Protocol
+from raysr.resemblance import UNLIKE
 from raysr.sources import told_passed_over
 from raysr.testsets import UNUSED
 from raysr.weights import INSTALL
@@ -78,7 +79,7 @@ def _cell(result: SetResult, name: str, mean: float | None) -> str:
 
 
 def remarks(evaluation: Evaluation) -> Iterator[str]:
-    """Where the inputs come from, and every picture that could not be used."""
+    """Where the inputs come from, what was changed, what does not count, and every picture that could not be used."""
     if evaluation.judges.perceptual is None and not evaluation.judges.unwanted:
         yield f"no LPIPS: VGG16's weights are missing; {INSTALL} brings them, or --vgg-weights FILE names them"
     for result in evaluation.sets:
@@ -91,6 +92,10 @@ def remarks(evaluation: Evaluation) -> Iterator[str]:
             yield f"{result.name}: {inputs['given']} of {len(result.scored)} inputs from {result.inputs}"
         if inputs["made"]:
             yield f"{result.name}: {inputs['made']} inputs made by {result.protocol.kernel} bicubic from their targets"
+        changes = Counter(change for one in result.scored for change in one.changes)
+        if changes:
+            many = ", ".join(f"{change} ({count})" for change, count in sorted(changes.items()))
+            yield f"{result.name}: changed as they were read: {many}"
         for one in result.pictures:
             if one.error is not None:
                 yield f"{result.name}: {one.image_id} left out: {one.error}"
@@ -122,8 +127,9 @@ def _notes(result: SetResult) -> Iterator[str]:
     """Pictures with one reason in one line; that a picture is small for a score stands beside its mean."""
     alike: dict[str, list[PictureScore]] = {}
     for one in result.scored:
-        if one.note is not None and (UNUSED in one.note or NO_NUMBERS in one.note):
-            alike.setdefault(one.note.partition(UNUSED)[2] or one.note, []).append(one)
+        if one.note is not None and any(reason in one.note for reason in (UNUSED, UNLIKE, NO_NUMBERS)):
+            same = UNLIKE if UNLIKE in one.note else one.note.partition(UNUSED)[2] or one.note
+            alike.setdefault(same, []).append(one)
     for first, *others in alike.values():
         more = f", first of {1 + len(others)} alike" if others else ""
         yield f"{result.name}: {first.image_id}{more}: {first.note}"

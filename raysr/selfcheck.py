@@ -182,7 +182,7 @@ def _made(pictures: PictureSet) -> str:
     kernels: tuple[Kernel, ...] = ("opencv", "pillow", "matlab")
     errors: dict[str, list[float]] = {kernel: [] for kernel in kernels}
     for picture in pictures.pictures:
-        hr, lr, _ = open_picture(picture, 2)
+        hr, lr, *_ = open_picture(picture, 2)
         if lr is not None:
             for kernel in kernels:
                 made = resize_bytes(hr, lr.shape[1], lr.shape[0], kernel).astype(float)

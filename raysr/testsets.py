@@ -151,34 +151,43 @@ class Opened(NamedTuple):
     """The counterpart; None where there is none that fits."""
     note: str | None
     """Why a counterpart was not used."""
+    changes: tuple[str, ...] = ()
+    """What was changed as the two were read, as `jobs/prepare.py` says it: `target: alpha laid on black`."""
 
 
 def open_picture(picture: Listed, scale: int, *, use_given: bool = True) -> Opened:
     """Read a target and its counterpart; raises PictureError with the reason where the target cannot be used."""
-    hr = _read(picture.target, picture.max_pixels)
+    hr, notes = _read(picture.target, picture.max_pixels)
+    changes = changes_of("target", notes)
     height, width = (side // scale * scale for side in hr.shape[:2])
     if min(height, width) == 0:
         raise PictureError(f"{hr.shape[1]} x {hr.shape[0]} pixels are too few for x{scale}")
     hr = hr[:height, :width]
     if picture.given is None or not use_given:
-        return Opened(hr, None, None)
+        return Opened(hr, None, None, changes)
     try:
-        lr = _read(picture.given, picture.max_pixels)
+        lr, notes = _read(picture.given, picture.max_pixels)
     except PictureError as error:
-        return Opened(hr, None, f"{picture.given.name}{UNUSED}{error}")
+        return Opened(hr, None, f"{picture.given.name}{UNUSED}{error}", changes)
     expected = f"{width // scale} x {height // scale}"
     if lr.shape[:2] != (height // scale, width // scale):
         reason = f"it has {lr.shape[1]} x {lr.shape[0]} pixels where {expected} are expected"
-        return Opened(hr, None, f"{picture.given.name}{UNUSED}{reason}")
-    return Opened(hr, lr, None)
+        return Opened(hr, None, f"{picture.given.name}{UNUSED}{reason}", changes)
+    return Opened(hr, lr, None, changes + changes_of("input", notes))
 
 
-def _read(file: Path, max_pixels: int) -> RGB:
+def changes_of(what: str, notes: tuple[str, ...]) -> tuple[str, ...]:
+    """The notes of `decode` with the name of what they are about."""
+    return tuple(f"{what}: {note}" for note in notes)
+
+
+def _read(file: Path, max_pixels: int) -> tuple[RGB, tuple[str, ...]]:
     try:
         data = file.read_bytes()
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
-    return np.asarray(decode(data, max_pixels=max_pixels).image.convert("RGB"))
+    photo = decode(data, max_pixels=max_pixels)
+    return np.asarray(photo.image.convert("RGB")), photo.notes
 
 
 def recognise(pictures: PictureSet) -> str | None:

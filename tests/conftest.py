@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 from PIL import Image
 
 CHECKED = ["raysr.images", "raysr.pairs", "raysr.batches", "raysr.models", "raysr.losses", "raysr.metrics"]
-CHECKED += ["raysr.protocol", "raysr.judging", "raysr.testsets"]
+CHECKED += ["raysr.protocol", "raysr.judging", "raysr.testsets", "raysr.resemblance"]
 
 with install_import_hook(CHECKED, "beartype.beartype"):  # before anything else imports them
     import raysr.judging

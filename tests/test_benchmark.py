@@ -508,6 +508,42 @@ def test_a_picture_that_equals_its_target_does_not_count_in_the_mean_of_psnr_and
     assert "exact.png: 1 of 4 pictures equal their targets: PSNR is at its ceiling of 100 dB" in printed(found)
 
 
+@pytest.mark.parametrize("protocol", ["literature", "paper"])
+def test_what_is_changed_as_pictures_are_read_stands_in_the_json_and_is_counted_on_screen(
+    protocol: str, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        file = photograph(tmp_path / "mine" / f"{name}.png", synthetic(0, 30, 20))
+        Image.open(file).convert("RGBA").save(file)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(synthetic(0, 30, 20)).convert("CMYK").save(tmp_path / "mine" / "c.jpg", exif=exif)
+    found = evaluate_sets(EvaluateConfig(sets=(str(tmp_path / "mine"),), protocol=protocol, perceptual="none"))
+    write_json(found, str(tmp_path / "scores.jsonl"))
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()[:3]]
+    assert [line["changes"] for line in lines] == [
+        *([["target: alpha laid on black"]] * 2),
+        ["target: CMYK turned into RGB", "target: turned upright"],
+    ]
+    told = "target: CMYK turned into RGB (1), target: alpha laid on black (2), target: turned upright (1)"
+    assert f"mine: changed as they were read: {told}\n" in printed(found)
+
+
+def test_inputs_of_other_pictures_are_told_of_and_those_of_the_targets_are_not(tmp_path: Path) -> None:
+    pictures = {"a": photographs.astronaut(), "b": photographs.coffee(), "c": photographs.chelsea()}
+    for name, other in zip("abc", "bac", strict=True):
+        photograph(tmp_path / "mine" / f"{name}.png", pictures[name][:200, :240])
+        photograph(tmp_path / "mine" / f"{name}x2.png", pictures[other][:200:2, :240:2])
+    found = evaluate_sets(EvaluateConfig(sets=(str(tmp_path / "mine"),), perceptual="none"))
+    lines = by_name(found)
+    assert lines["c.png"]["note"] is None
+    for name in "ab":
+        assert str(lines[f"{name}.png"]["note"]).startswith(f"{name}x2.png does not resemble its target made smaller (")
+        assert lines[f"{name}.png"]["input"] == "given"
+    told = printed(found)
+    assert "mine: a.png, first of 2 alike: ax2.png does not resemble its target made smaller (correlation " in told
+
+
 def test_a_set_that_has_nothing_to_restore_has_no_mean(tmp_path: Path) -> None:
     photograph(tmp_path / "mine" / "black.png", np.zeros((36, 40, 3), np.uint8))
     found = evaluate_sets(EvaluateConfig(sets=(str(tmp_path / "mine"),), perceptual="none"))

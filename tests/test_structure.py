@@ -73,7 +73,17 @@ ORDER = [
     ),
     *("presets", "field", "resume", "train_one", "failures", "tensorboard", "launch", "search", "compare"),
     *("statistics", "standings", "caveats", "findings", "figures", "report", "cli"),
-    *("protocol", "testsets", "checkpoints", "judging", "benchmark", "scoresheet", "judge_run", "selfcheck"),
+    *(
+        "protocol",
+        "resemblance",
+        "testsets",
+        "checkpoints",
+        "judging",
+        "benchmark",
+        "scoresheet",
+        "judge_run",
+        "selfcheck",
+    ),
 ]
 """A module imports only from those before it."""
 

@@ -148,6 +148,20 @@ def test_an_input_of_another_size_or_damaged_is_not_used_and_the_reason_is_given
     assert open_picture(one, 2, use_given=False).lr is None
 
 
+def test_what_is_changed_as_a_picture_is_read_is_told(tmp_path: Path) -> None:
+    target = save(tmp_path / "mine" / "a.png")
+    Image.open(target).convert("RGBA").save(target)
+    given = save(tmp_path / "mine" / "ax2.png", 12, 8)
+    (one,) = find_set(tmp_path / "mine", 2).pictures
+    assert open_picture(one, 2).changes == ("target: alpha laid on black",)
+    Image.fromarray(synthetic(0, 12, 8, 1).astype(np.uint16) * 257).save(given)
+    assert open_picture(one, 2).changes == ("target: alpha laid on black", "input: 16 bits rounded to 8")
+    for unusable in (b"no picture", save(tmp_path / "other.png", 13, 8).read_bytes()):
+        given.write_bytes(unusable)
+        assert open_picture(one, 2).changes == ("target: alpha laid on black",)
+    assert open_picture(one, 2, use_given=False).changes == ("target: alpha laid on black",)
+
+
 def test_a_target_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     Image.new("RGB", (1, 8)).save(tmp_path / "mine" / "thin.png")
