@@ -14,7 +14,7 @@ def main() -> None:
     try:
         outcome = compare(config, console)
     except (ValueError, OSError, RuntimeError) as error:
-        fail(str(error))
+        fail(error)
     except KeyboardInterrupt:
         fail("stopped before the first trial; a run that has begun goes on with --resume", code=130)
     report = write_report(outcome.run)

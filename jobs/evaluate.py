@@ -25,7 +25,7 @@ def main() -> None:
         if config.json is not None:
             write(found, config.json)
     except (ValueError, OSError, RuntimeError) as error:
-        fail(str(error))
+        fail(error)
     except KeyboardInterrupt:
         fail("stopped before the first picture was scored", code=130)
     if found.interrupted:

@@ -22,7 +22,7 @@ def main() -> None:
             with PrepareDisplay(console) as display:
                 manifest = prepare(config, display.update, display.fetched)
     except (ValueError, OSError, ManifestError, ArchiveError, PrepareError) as error:
-        fail(str(error))
+        fail(error)
     except KeyboardInterrupt:
         fail("stopped; give the same command again and it goes on from here", code=130)
     for line in summary(manifest):

@@ -25,7 +25,7 @@ def main(run: Annotated[str, tyro.conf.Positional], price: str | None = None) ->
         if price is not None:
             found = repriced(found, find_price(price, now().date().isoformat()))
     except (OSError, ValueError) as error:
-        fail(str(error))
+        fail(error)
     console = make_console()
     print_table(found, console)
     print_places(found, write_report(found), console)

@@ -21,7 +21,7 @@ def main() -> None:
             return
         outcome = train_one(tyro.cli(TrainOneConfig, description=__doc__), console)
     except (ValueError, OSError, RuntimeError) as error:
-        fail(str(error))
+        fail(error)
     report = write_report(outcome.run)
     print_table(outcome.run, console)
     print_places(outcome.run, report, console)

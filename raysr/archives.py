@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from raysr import storage
 from raysr.catalogue import ARCHIVES, Archive
+from raysr.errors import text_of
 from raysr.folders import is_hidden
 
 FRUITLESS_TRIES = 5
@@ -179,7 +180,7 @@ def _download(archive: Archive, path: Path, mirror: str | None, on_fetch: OnFetc
             part.replace(path)
             return
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            problem = str(error)
+            problem = text_of(error)
         fruitless = 0 if part.stat().st_size > before else fruitless + 1
         time.sleep(PAUSE_S * fruitless)
     raise ArchiveError(
@@ -302,7 +303,9 @@ def _unpack(archive: Archive, path: Path, folder: str) -> None:
                 _write(member, storage.join(folder, archive.folder, name), path)
                 names.append(name)
     except (gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
-        raise ArchiveError(f"{path} cannot be unpacked: {error}; remove it and give the command again") from error
+        raise ArchiveError(
+            f"{path} cannot be unpacked: {text_of(error)}; remove it and give the command again"
+        ) from error
     storage.write_text(_marker(folder, archive), json.dumps({"archive": archive.name, "photographs": names}))
 
 

@@ -10,6 +10,7 @@ import torch
 from raysr import storage
 from raysr.checkpoints import Upscaler, load_upscaler
 from raysr.decoding import MAX_MEGAPIXELS, pixels_of
+from raysr.errors import text_of
 from raysr.evaluate import SCORE_NAMES, mean_scores
 from raysr.images import PictureError, YRange
 from raysr.judging import Comparison, Input, Judges, compare_pair, compare_picture, judge
@@ -290,7 +291,7 @@ class _Bench:
                     comparison = compare()
                     values, note = judge(comparison, protocol, self.judges)
                 except PictureError as error:
-                    scores.append(replace(blank, error=str(error)))
+                    scores.append(replace(blank, error=text_of(error)))
                 else:
                     told = {name: getattr(comparison, name) for name in ("input", "flat", "changes")}
                     scores.append(replace(blank, **asdict(values), **told, note=note))

@@ -12,6 +12,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from raysr import storage
+from raysr.errors import text_of
 from raysr.evaluate import kernels_of, lay_channels_last
 from raysr.models import CHECKPOINT, build_model, count_parameters, find_architecture, parse_arch
 from raysr.models.pretrained import (
@@ -99,7 +100,7 @@ def _from_file(model: str, device: torch.device, arch: str | None, sha256: str |
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise CheckpointError(f"{model} is no safetensors file: {error}") from error
+        raise CheckpointError(f"{model} is no safetensors file: {text_of(error)}") from error
     header = header_of(model, data)
     return _ours(model, tensors, header, device, arch) if "arch" in header else _community(model, data, device)
 
@@ -122,7 +123,9 @@ def _ours(
             network = build_model(named, scale)
         network.load_state_dict(tensors)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{file} does not fit the architecture that it names, {named}: {error}") from error
+        raise CheckpointError(
+            f"{file} does not fit the architecture that it names, {named}: {text_of(error)}"
+        ) from error
     seed = f", seed {header['seed']}" if "seed" in header else ""
     return Upscaler(
         name=f"{named}{seed}",

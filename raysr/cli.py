@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 import tyro
 from rich.console import Console
 
+from raysr.errors import text_of
 from raysr.storage import printable
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ def parse_preset(presets: Mapping[str, tuple[str, T]], default: str, args: Seque
     try:
         return tyro.extras.overridable_config_cli(presets, args=words)
     except ValueError as error:
-        fail(str(error), code=2)
+        fail(error, code=2)
 
 
 def make_console() -> Console:
@@ -46,8 +47,9 @@ def make_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """Print `message` to standard error and end the program."""
-    shown = "\n".join(map(printable, message.split("\n")))
+def fail(message: str | BaseException, code: int = 1) -> NoReturn:
+    """Print `message`, or what an exception says, to standard error and end the program."""
+    text = message if isinstance(message, str) else text_of(message)
+    shown = "\n".join(map(printable, text.split("\n")))
     print(f"error: {shown}", file=sys.stderr)
     raise SystemExit(code)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from raysr import storage
 from raysr.benchmark import EvaluateConfig, Evaluation, evaluate_sets, load_judges
+from raysr.errors import text_of
 from raysr.findings import shown_p, with_interval
 from raysr.judge import Judge, Targets
 from raysr.judging import Judges
@@ -83,7 +84,7 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[str], None] = lambda _:
         try:
             found = evaluate_sets(one, lambda word, name=name: tell(f"{name}: {word}"), (judges, weights))
         except CheckpointError as error:
-            without.append(f"{name}: {error}")
+            without.append(f"{name}: {text_of(error)}")
             continue
         if found.interrupted:
             break

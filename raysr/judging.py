@@ -13,6 +13,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from raysr.checkpoints import Upscaler
+from raysr.errors import text_of
 from raysr.images import Box, Geometry, PictureError, make_pairs
 from raysr.judge import Judge
 from raysr.losses import Perceptual
@@ -104,7 +105,7 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror}") from error
+        raise PictureError(f"cannot be read: {error.strerror or text_of(error)}") from error
 
 
 def compare_pair(upscaler: Upscaler, row: PairRow, protocol: Protocol) -> Comparison:
@@ -166,7 +167,7 @@ def _memory_for(picture: Tensor) -> Generator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         # Torch's allocator for CPUs raises a plain RuntimeError.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in text_of(error):
             raise
         raise PictureError(
             f"{picture.shape[3]} x {picture.shape[2]} pixels are too many for the device's memory"

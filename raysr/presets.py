@@ -10,6 +10,7 @@ import tyro
 from raysr import storage
 from raysr.budget import Schedule
 from raysr.cost import CHARGED, PAPER_BUDGET, Budget, Segment
+from raysr.errors import text_of
 from raysr.images import Geometry
 from raysr.models import CHECKPOINT, MODELS, file_name, find_architecture, parse_arch, write_arch
 from raysr.models.pretrained import file_hash, is_network_file
@@ -166,7 +167,9 @@ def expand_archs(word: str) -> list[str]:
         tables = tomllib.loads(storage.read_bytes(storage.absolute(word)).decode())["arch"]
         found = [(table["name"], {key: value for key, value in table.items() if key != "name"}) for table in tables]
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{word}: expected a TOML file of tables [[arch]], each with a name: {error}") from error
+        raise ValueError(
+            f"{word}: expected a TOML file of tables [[arch]], each with a name: {text_of(error)}"
+        ) from error
     return [_pinned(name, options) for name, options in found]
 
 

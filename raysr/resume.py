@@ -8,6 +8,7 @@ from typing import Any
 from raysr import storage
 from raysr.cost import Budget, Price
 from raysr.device import Device
+from raysr.errors import text_of
 from raysr.manifest import Manifest, ManifestError
 from raysr.own_code import check_code
 from raysr.presets import PRESETS, CompareConfig, SearchConfig
@@ -136,7 +137,7 @@ def find_data(given: str | None, info: dict[str, Any], run: str) -> str:
     try:
         found = Manifest.read(data).content_sha256
     except ManifestError as error:
-        raise ValueError(f"{error}; where the set of {run} lies elsewhere now, say --data DIR") from error
+        raise ValueError(f"{text_of(error)}; where the set of {run} lies elsewhere now, say --data DIR") from error
     if found != info["data"]["content_sha256"]:
         raise ValueError(
             f"{data} is not what {run} was begun with: content sha256 {found}, then {info['data']['content_sha256']}"

@@ -13,6 +13,7 @@ from rich.console import Console
 from raysr.benchmark import EvaluateConfig
 from raysr.checkpoints import load_upscaler
 from raysr.decoding import pixels_of
+from raysr.errors import text_of
 from raysr.images import PictureError
 from raysr.judging import compare_picture
 from raysr.metrics import on_scale_of, psnr
@@ -123,7 +124,7 @@ def measure(pictures: PictureSet, protocol: Protocol, *, use_given: bool = True)
         try:
             comparison = compare_picture(bicubic, picture, protocol, use_given=use_given)
         except PictureError as error:
-            unreadable.append(f"{picture.image_id}: {error}")
+            unreadable.append(f"{picture.image_id}: {text_of(error)}")
             continue
         y_range = "full" if protocol.colour == "rgb" else protocol.y_range
         sr, hr = (on_scale_of(one, y_range) for one in comparison.cropped())

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from raysr import storage
 from raysr.decoding import MAX_PIXELS
 from raysr.duplicates import perceptual_hash, pixel_hash
+from raysr.errors import text_of
 from raysr.folders import PASSING
 from raysr.images import Geometry, Pair, PictureError, Prepared, make_pairs
 from raysr.manifest import SCHEMA, Shard, pair_digest
@@ -206,7 +207,7 @@ def _open_all(task: Task, geometry: Geometry) -> Iterable[tuple[Photograph, byte
             try:
                 yield photo, data, make_pairs(data, geometry, task.max_pixels)
             except PictureError as error:
-                yield photo, data, str(error)
+                yield photo, data, text_of(error)
 
 
 def read_photograph(location: str) -> tuple[bytes | None, str | None]:
@@ -223,7 +224,7 @@ def read_photograph(location: str) -> tuple[bytes | None, str | None]:
             if reason is not None:
                 return None, f"cannot be read: {reason}"
             if attempt == READ_TRIES:
-                raise OSError(error.errno or errno.EIO, f"{location} cannot be read: {error}") from error
+                raise OSError(error.errno or errno.EIO, f"{location} cannot be read: {text_of(error)}") from error
             time.sleep(READ_PAUSE_S * attempt)
     raise AssertionError
 
@@ -233,8 +234,8 @@ def _lasting(error: OSError, *, remote: bool) -> str | None:
     if isinstance(error, FileNotFoundError):
         return "No such file or directory"
     if remote:
-        return "access denied" if "ACCESS_DENIED" in str(error) or isinstance(error, PermissionError) else None
-    return None if error.errno in PASSING else error.strerror or str(error)
+        return "access denied" if "ACCESS_DENIED" in text_of(error) or isinstance(error, PermissionError) else None
+    return None if error.errno in PASSING else error.strerror or text_of(error)
 
 
 def _image_id(photo: Photograph, geometry: Geometry, index: int) -> str:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from raysr.decoding import MAX_PIXELS, decode
+from raysr.errors import text_of
 from raysr.folders import HIDDEN_FILES, is_hidden, nfc
+from raysr.images import PictureError, decode
 from raysr.layouts import PictureError
 from raysr.protocol import RGB
 from raysr.sources import READ, SUFFIXES, count_others
@@ -168,7 +170,7 @@ def open_picture(picture: Listed, scale: int, *, use_given: bool = True) -> Open
     try:
         lr, notes = _read(picture.given, picture.max_pixels)
     except PictureError as error:
-        return Opened(hr, None, f"{picture.given.name}{UNUSED}{error}", changes)
+        return Opened(hr, None, f"{picture.given.name}{UNUSED}{text_of(error)}", changes)
     expected = f"{width // scale} x {height // scale}"
     if lr.shape[:2] != (height // scale, width // scale):
         reason = f"it has {lr.shape[1]} x {lr.shape[0]} pixels where {expected} are expected"
@@ -185,7 +187,7 @@ def _read(file: Path, max_pixels: int) -> tuple[RGB, tuple[str, ...]]:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror}") from error
+        raise PictureError(f"cannot be read: {error.strerror or text_of(error)}") from error
     photo = decode(data, max_pixels=max_pixels)
     return np.asarray(photo.image.convert("RGB")), photo.notes
 

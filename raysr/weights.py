@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raysr.errors import text_of
+
 Trunk = Literal["vgg", "alex"]
 """The network whose features LPIPS compares: VGG16 (Simonyan & Zisserman 2015) or AlexNet (Krizhevsky 2014)."""
 
@@ -139,7 +141,7 @@ def read_arrays(data: bytes, source: str) -> dict[str, Any]:
     try:
         tree: object = _ArraysOnly(io.BytesIO(data)).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{source} is no pickle of numpy arrays: {error}") from error
+        raise WeightsError(f"{source} is no pickle of numpy arrays: {text_of(error)}") from error
     _check_tree(tree, source)
     return cast(dict[str, Any], tree)
 

@@ -92,7 +92,7 @@ def test_code_named_in_a_header_is_not_run_before_it_is_confirmed(tmp_path: Path
     ("header", "complaint"),
     [
         ({"arch": "espcn", "scale": "2"}, "does not fit the architecture that it names, espcn: Error"),
-        ({"arch": "espcn"}, "does not fit the architecture that it names, espcn: 'scale'"),
+        ({"arch": "espcn"}, "does not fit the architecture that it names, espcn: KeyError: 'scale'"),
         ({"arch": "esspcn", "scale": "2"}, "did you mean 'espcn'"),
         (None, "no network that spandrel knows; a checkpoint of raysr is known by the architecture in its header"),
     ],
@@ -266,6 +266,26 @@ def test_code_in_a_pth_is_not_run(zipped: bool, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read as a network: "):
         load_upscaler(str(file), None, CPU)
     assert not witness.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.")
+def test_a_traced_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    file = str(tmp_path / "traced.pth")
+    torch.jit.trace(own(2), torch.rand(1, 1, 8, 8)).save(file)
+    with pytest.raises(CheckpointError, match=r"is a traced or scripted network .* torch.save\(network.state_dict\(\)"):
+        load_upscaler(file, None, CPU)
+
+
+def test_an_exception_without_text_is_named_in_the_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "2x.pth"
+    torch.save(compact(1).state_dict(), file)
+
+    def silent(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("spandrel.ModelLoader.load_from_file", silent)
+    with pytest.raises(CheckpointError, match=r"2x.pth cannot be read as a network: NotImplementedError$"):
+        load_upscaler(str(file), None, CPU)
 
 
 def test_files_that_are_missing_damaged_or_of_another_kind_are_refused(tmp_path: Path) -> None:

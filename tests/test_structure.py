@@ -17,6 +17,7 @@ from raysr.train_one import TrainOneConfig
 ROOT = Path(__file__).parents[1]
 ORDER = [
     *(
+        "errors",
         "storage",
         "folders",
         "catalogue",
@@ -127,6 +128,35 @@ def place(file: Path) -> str:
 def test_nothing_that_takes_seconds_is_imported_with_a_module() -> None:
     for file in modules():
         assert not {name.partition(".")[0] for name in imported_at_once(file)} & HEAVY, file.name
+
+
+def bare_texts(source: str) -> list[int]:
+    """Lines that put an exception's text, which may be empty, into words without `errors.text_of`."""
+    found: list[int] = []
+    for handler in ast.walk(ast.parse(source)):
+        if isinstance(handler, ast.ExceptHandler) and handler.name is not None:
+            for node in (inner for statement in handler.body for inner in ast.walk(statement)):
+                shown = node.value if isinstance(node, ast.FormattedValue) and node.conversion != ord("r") else None
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "str":
+                    shown = node.args[0]
+                if isinstance(shown, ast.Attribute) and shown.attr == "strerror":
+                    shown = shown.value
+                if isinstance(shown, ast.Name) and shown.id == handler.name:
+                    found.append(node.lineno)
+    return found
+
+
+def test_a_bare_text_of_an_exception_is_found() -> None:
+    body = "try: pass\nexcept OSError as e: {}"
+    for bare in ("fail(str(e))", "fail(f'damaged: {e}')", "fail(f'damaged: {e.strerror}')"):
+        assert bare_texts(body.format(bare)) == [2]
+    for sound in ("fail(text_of(e))", "fail(f'damaged: {text_of(e)}')", "fail(f'damaged: {e!r}')"):
+        assert bare_texts(body.format(sound)) == []
+
+
+@pytest.mark.parametrize("file", [*modules(), *sorted((ROOT / "jobs").glob("*.py"))], ids=lambda file: file.stem)
+def test_no_message_hangs_on_the_text_of_an_exception_which_may_be_empty(file: Path) -> None:
+    assert bare_texts(file.read_text()) == []
 
 
 def test_every_module_has_a_place_in_the_order() -> None:

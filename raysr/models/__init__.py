@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raysr.errors import text_of
 from raysr.models import community
 from raysr.models.bicubic import Bicubic
 from raysr.models.edsr import EDSR, MDSR
@@ -164,7 +165,7 @@ def parse_arch(arch: str) -> tuple[str, dict[str, Any]]:
         return found[1], {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (ValueError, SyntaxError) as error:
         raise ValueError(
-            f"cannot read the architecture {arch!r} ({error}): expected a name, or one with options such as "
+            f"cannot read the architecture {arch!r} ({text_of(error)}): expected a name, or one with options such as "
             "'inverted_unet3(width=32)'"
         ) from error
 
@@ -223,7 +224,7 @@ def _check_options(name: str, row: Architecture, options: dict[str, Any]) -> Non
         signature.bind(2, **options)
     except TypeError as error:
         call = f"{name.rpartition(':')[2]}({', '.join(['scale', *options])})"
-        raise ValueError(f"{name} cannot be made as {call}: {error}") from error
+        raise ValueError(f"{name} cannot be made as {call}: {text_of(error)}") from error
 
 
 def _check_value(words: str, value: Any, default: Any) -> None:

@@ -1,9 +1,11 @@
 """Networks that others have trained, from the files that they come in: judged beside ours, and not trained."""
 
 import hashlib
+import io
 import json
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from raysr import storage
+from raysr.errors import text_of
 from raysr.pairs import to_y
 
 if TYPE_CHECKING:
@@ -86,7 +89,15 @@ def header_of(file: str, data: bytes) -> dict[str, str]:
     try:
         return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
     except ValueError as error:
-        raise CheckpointError(f"{file} is no safetensors file: {error}") from error
+        raise CheckpointError(f"{file} is no safetensors file: {text_of(error)}") from error
+
+
+def _is_torchscript(data: bytes) -> bool:
+    """Whether torch.jit.save wrote it."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return False
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def load_community(file: str, data: bytes) -> "ImageModelDescriptor[Any]":
@@ -95,6 +106,11 @@ def load_community(file: str, data: bytes) -> "ImageModelDescriptor[Any]":
     `data` is what `file` holds. Raises CheckpointError for anything else. Of a .pth nothing but tensors and
     dictionaries is unpickled.
     """
+    if _is_torchscript(data):
+        raise CheckpointError(
+            f"{file} is a traced or scripted network (TorchScript), which is code: give its weights, as "
+            "torch.save(network.state_dict(), FILE) writes them"
+        )
     import spandrel  # here: it brings some forty architectures, and takes a second
 
     try:
@@ -109,7 +125,7 @@ def load_community(file: str, data: bytes) -> "ImageModelDescriptor[Any]":
             "header, and jobs/evaluate.py takes it"
         ) from error
     except Exception as error:  # damaged and forbidden files raise almost anything
-        raise CheckpointError(f"{file} cannot be read as a network: {error}") from error
+        raise CheckpointError(f"{file} cannot be read as a network: {text_of(error)}") from error
     name, channels = f"{found.architecture.name} ({title_of(file)})", (found.input_channels, found.output_channels)
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.purpose != "SR" or found.scale < 2:
         raise CheckpointError(f"{file} holds {name}, which does not enlarge pictures (x{found.scale})")

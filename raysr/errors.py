@@ -1,0 +1,10 @@
+"""The words of an exception."""
+
+
+def text_of(error: BaseException) -> str:
+    """What `error` says, for a message about it: with its class where the text alone says nothing.
+
+    Many exceptions have no text (`NotImplementedError()`, a failed assert), and a KeyError has the key alone.
+    """
+    text, name = str(error).strip(), type(error).__name__
+    return f"{name}: {text}" if text and isinstance(error, KeyError) else text or name
