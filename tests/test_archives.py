@@ -342,6 +342,39 @@ def test_a_wrong_archive_of_the_user_is_told_of_and_left_alone(
     assert home.asked == []
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_wrong_size_alone_is_noticed_where_no_hash_was_published(
+    own: bool, home: Home, publish: Callable[..., None], tmp_path: Path
+) -> None:
+    """The archive is whole, and can be unpacked: its size alone says that it is another edition."""
+    data = home.files["train.zip"]
+    publish(size=len(data) + 1, sha256=None)
+    folder = None
+    if own:
+        folder = str(tmp_path)
+        for name, content in home.files.items():
+            (tmp_path / name).write_bytes(content)
+    else:  # it is there from before: no download counts its bytes
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "train.zip").write_bytes(data)
+    problem = rf"{len(data):,} bytes, expected {len(data) + 1:,}"
+    with pytest.raises(ArchiveError, match=problem):
+        fetch_set("df2k", cache=str(tmp_path / "cache"), archives=folder)
+
+
+def test_a_member_that_is_shorter_than_it_claims_is_refused(publish: Callable[..., None], tmp_path: Path) -> None:
+    """Neither the length nor the checksum of what is read betrays it to zipfile."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in TRAIN.items():
+            archive.writestr(name, data)
+        archive.infolist()[7].file_size += 1  # in the directory, which is written when the archive is closed
+    publish(train=buffer.getvalue())
+    with pytest.raises(ArchiveError, match=r"'Train_HR/0007\.png' does not have the 3,008 bytes that it claims"):
+        fetch_set("df2k", cache=str(tmp_path))
+    assert not (tmp_path / "df2k" / "train" / "A" / "0007.png").exists()
+
+
 HOSTILE = ["../../evil.png", "/evil.png", "Train_HR/../../evil.png", "Train_HR\\..\\evil.png", "C:/evil.png"]
 
 

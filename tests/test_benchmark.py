@@ -242,6 +242,25 @@ def test_a_luminance_networks_picture_is_rounded_as_a_file_of_the_range_keeps_it
     assert enlarge(network, lr, changed(LITERATURE, sr_bits="float"))[0, 0, 0, 0] == 0.5
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_of_colours_is_rounded_to_whole_bytes_where_the_protocol_says_so(channels: int) -> None:
+    """Of a network of colours, and of a luminance network whose picture is laid under the input's chroma."""
+    network = upscaler(lambda lr: torch.full((1, lr.shape[1], 8, 8), 0.501), channels)
+    lr = np.full((4, 4, 3), 60, np.uint8)
+    rgb = changed(LITERATURE, colour="rgb")
+    for protocol in (LITERATURE, rgb) if channels == 3 else (rgb,):
+        assert enlarge(network, lr, protocol).numpy() == pytest.approx(128 / 255, abs=1e-6)
+        assert enlarge(network, lr, changed(protocol, sr_bits="float")).numpy() == pytest.approx(0.501, abs=1e-5)
+
+
+def test_the_score_of_a_network_of_colours_is_that_of_its_rounded_picture(tmp_path: Path) -> None:
+    one = Listed("flat.png", photograph(tmp_path / "flat.png", np.full((16, 16, 3), 128, np.uint8)), None)
+    half = upscaler(lambda lr: torch.full((1, 3, 16, 16), 0.5), 3)  # 127.5, which an image file keeps as 128
+    assert judge(compare_picture(half, one, LITERATURE), LITERATURE, NO_JUDGES)[0].psnr == 100
+    exact = changed(LITERATURE, sr_bits="float")
+    assert judge(compare_picture(half, one, exact), exact, NO_JUDGES)[0].psnr == pytest.approx(55.5, abs=0.1)
+
+
 def test_bicubic_under_limited_luminance_is_imresize(tmp_path: Path) -> None:
     grey = np.repeat(synthetic(5, 40, 32, 1)[..., None], 3, 2)
     file = photograph(tmp_path / "grey.png", grey)
