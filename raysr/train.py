@@ -234,6 +234,11 @@ def check_trials(specs: list[TrialSpec], workers: int = 1) -> str:
         _check_network(spec.arch, pairs.geometry.scale, px)
         if not spec.untrained:
             step_limit(spec, batches, count_flops(spec, batches, perceptual) if perceptual else None)
+    if all(row.flat for group in range(len(val.groups)) for row in val.read_group(group)):
+        raise ValueError(
+            f"every validation target of {first.data} is one value everywhere, which any network restores: prepare a "
+            "set that validates on photographs"
+        )
     picture = val.read_group(0)[0]
     for name, pixels in (("hr", picture.hr), ("lr", picture.lr)):
         shown = to_uint8(to_tensor([pixels], picture.y_range))  # black is 0 whatever the set's range

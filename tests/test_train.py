@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from conftest import prepare_here
+from conftest import prepare_here, synthetic
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
@@ -57,6 +59,38 @@ def test_a_folder_without_a_set_is_refused_before_a_run_is_made(tmp_path: Path) 
     with pytest.raises(ManifestError, match=r"holds no prepared set \(manifest.json is missing\).*jobs/prepare.py"):
         train_one(config, Console(file=io.StringIO()))
     assert not (tmp_path / "runs").exists()
+
+
+def set_with(folder: Path, *val: np.ndarray) -> str:
+    """A prepared set that validates on these pictures of 40 x 30 pixels."""
+    pictures = {f"train/{index}.png": synthetic(index, 40, 30) for index in range(3)}
+    for name, picture in (pictures | {f"val/{index}.png": one for index, one in enumerate(val)}).items():
+        file = folder / "photographs" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+    return prepare_here(str(folder / "photographs"), folder / "set", Geometry(hr_px=32, fit="pad"))
+
+
+BLANK = np.full((30, 40, 3), 200, np.uint8)
+
+
+def test_a_validation_picture_of_one_value_is_counted_in_the_row_and_in_no_mean(tmp_path: Path) -> None:
+    data = set_with(tmp_path, BLANK, synthetic(8, 40, 30))
+    outcome = train_one(
+        TrainOneConfig(arch="bicubic", data=data, out=str(tmp_path / "runs"), train=TRAIN), Console(file=io.StringIO())
+    )
+    (trial,), images = outcome.run.trials, outcome.run.images
+    assert (trial.status, trial.flat_targets, trial.at_ceiling) == ("finished", 1, 0)
+    (photograph,) = images[~images["flat"]].to_dict("records")
+    for name in ("psnr", "psnr_content", "ssim", "perceptual"):
+        assert getattr(trial, name) == pytest.approx(photograph[name]), name
+    assert list(outcome.run.curves["flat_targets"]) == [1]
+
+
+def test_a_set_that_validates_on_nothing_but_blanks_is_refused_before_it_trains(tmp_path: Path) -> None:
+    config = TrainOneConfig(arch="espcn", data=set_with(tmp_path, BLANK), out=str(tmp_path / "runs"), train=TRAIN)
+    with pytest.raises(ValueError, match=r"every validation target of .* is one value everywhere"):
+        train_one(config, Console(file=io.StringIO()))
 
 
 def test_a_network_that_does_not_enlarge_is_refused_before_it_trains(small_set: str, tmp_path: Path) -> None:
