@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from raysr import storage
+from raysr.errors import text_of
 
 DRIVERS = "drivers"
 """Folder of a run for the claims of its drivers."""
@@ -94,7 +95,7 @@ def _renew(mine: str, text: str, ended: threading.Event) -> None:
             storage.write_text(mine, text)
         except OSError as error:
             if not told:
-                print(f"warning: the claim on the run cannot be renewed: {error}", file=sys.stderr)
+                print(f"warning: the claim on the run cannot be renewed: {text_of(error)}", file=sys.stderr)
             told = True
 
 

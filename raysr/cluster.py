@@ -15,6 +15,8 @@ import grpc
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raysr.errors import text_of
+
 QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -82,7 +84,7 @@ def check_reachable(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except (OSError, ValueError) as error:
-        raise ConnectionError(f"{told} ({error}): {hint}") from error
+        raise ConnectionError(f"{told} ({text_of(error)}): {hint}") from error
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return
     channel = grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)])

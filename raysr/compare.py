@@ -11,10 +11,10 @@ from raysr.calibration import Calibration, Timing, conditions
 from raysr.claim import claimed
 from raysr.cluster import check_shared, start_ray
 from raysr.cost import Budget, Price, format_usd
-from raysr.failures import Failure, failure_of, told_plainly
+from raysr.failures import LIMITS, Failure, RayFailedError, failure_of, told_plainly
 from raysr.forecast import forecast, taken
 from raysr.judge import TARGETS, drop_targets
-from raysr.launch import Resources, TrialErrors, ended_row, run_all, share_out, time_all, trial_device, trial_pace
+from raysr.launch import TrialErrors, ended_row, run_all, time_all
 from raysr.ledger import Ledger
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
@@ -23,6 +23,7 @@ from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig, SearchConfig, chosen_budget
 from raysr.prices import find_price
 from raysr.provenance import RunInfo, now
+from raysr.resources import Resources, share_out, trial_device, trial_pace
 from raysr.resume import read_resumed
 from raysr.runs import Outcome, Run, amend, discarded_unless_begun, gather, new_run_folder
 from raysr.search import Found, check_search, find_settings, judging_photographs, searched
@@ -219,7 +220,7 @@ def _search(
         if not searched(spec):
             console.print(f"{arch}: searching its settings with {format_usd(search.usd or 0)}", highlight=False)
         try:
-            found[arch] = find_settings(spec, search, resources)
+            found[arch] = _found(spec, search, resources)
         except RuntimeError as error:
             failure = failure_of(error)
             broken |= {(one.arch, one.seed): failure for one in specs if one.arch == arch}
@@ -234,6 +235,16 @@ def _search(
         replace(spec, train=replace(spec.train, **found[spec.arch].settings)) if spec.arch in found else spec
         for spec in specs
     ], broken
+
+
+def _found(spec: TrialSpec, search: SearchConfig, resources: Resources) -> Found:
+    """`find_settings`, begun again where Ray itself fails."""
+    for _ in range(LIMITS["process"]):
+        try:
+            return find_settings(spec, search, resources)
+        except RayFailedError:
+            continue
+    return find_settings(spec, search, resources)
 
 
 def _freeze(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from raysr.errors import text_of
 from raysr.layouts import (
     Grey,
     PictureError,
@@ -73,7 +74,7 @@ def decode(
     except PictureError:
         raise
     except Exception as error:
-        raise PictureError(f"damaged: {error}") from error
+        raise PictureError(f"damaged: {text_of(error)}") from error
 
 
 @contextmanager
@@ -138,7 +139,7 @@ def _load(image: Image.Image) -> None:
     except Exception as error:
         if image.format != "TIFF":
             raise
-        raise PictureError(f"damaged: {error} (TIFF of {layout_name(tags_of(image))})") from error
+        raise PictureError(f"damaged: {text_of(error)} (TIFF of {layout_name(tags_of(image))})") from error
 
 
 def _notes(image: Image.Image, orientation: int, *, broken: bool) -> tuple[str, ...]:

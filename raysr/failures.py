@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray.exceptions
+import ray.tune
 from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.exceptions import PreemptionError
 from ray.tune.error import TuneError
 
+from raysr.errors import text_of
 from raysr.manifest import ManifestError
 from raysr.weights import WeightsError
 
@@ -67,7 +69,7 @@ def _failures(error: BaseException) -> list[Any]:
 
 def failure_of(error: BaseException) -> Failure:
     """`error` as it stands in a trial's row."""
-    return Failure(text=str(error).strip() or type(error).__name__, cause=cause_of(error))
+    return Failure(text=text_of(error), cause=cause_of(error))
 
 
 def _lost_its_node(failure: Any) -> bool:
@@ -84,11 +86,19 @@ def _raised(failure: Any) -> BaseException | None:
     return getattr(failure, "_base_exc", failure)
 
 
+def fit(tuner: ray.tune.Tuner) -> ray.tune.ResultGrid:
+    """`tuner.fit()`. Raises RayFailedError where Tune itself ends, as it does over a driver that is killed for memory."""
+    try:
+        return tuner.fit()
+    except (*OF_RAY, RuntimeError) as error:
+        raise RayFailedError(f"Ray Tune failed: {text_of(error)}") from error
+
+
 @contextmanager
 def told_plainly() -> Generator[None]:
     """Turn whatever Ray raises into a RayFailedError, which programs report without a traceback."""
     try:
         yield
     except OF_RAY as error:
-        lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+        lines = [line for line in text_of(error).splitlines() if line.strip()]
         raise RayFailedError("Ray failed: " + "\n".join([*lines[:2], *lines[2:][-3:]])) from error

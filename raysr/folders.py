@@ -11,6 +11,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from raysr import storage
+from raysr.errors import text_of
 
 MAX_FILE_BYTES = 1 << 30
 """Largest file of a source that is read."""
@@ -136,7 +137,7 @@ def _on_disk(path: Path, root: str) -> Found:
         problem = _too_large(status.st_size) if stat.S_ISREG(status.st_mode) else "no plain file: a pipe or a device"
     except OSError as error:
         stamp = f"unreadable-{error.errno}"
-        problem = None if error.errno in PASSING else f"cannot be read: {error.strerror}"
+        problem = None if error.errno in PASSING else f"cannot be read: {error.strerror or text_of(error)}"
     plain = os.fsencode(name).decode("utf-8", "backslashreplace")
     if plain != name:  # bytes that are no text can stand neither in a manifest nor in a Parquet file
         name, location, problem = plain, storage.join(root, plain), "its name is not UTF-8: rename it"

@@ -1,9 +1,8 @@
 """Trials on a Ray cluster: Ray Tune schedules them, Ray Train trains each."""
 
 import os
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,29 +11,21 @@ import ray.exceptions
 import ray.train
 import ray.tune
 import torch
-from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 from rich.console import Console
 
-from raysr import errors, storage
+from raysr import storage
 from raysr.cluster import (
     QUIET,
-    choose_accelerator,
-    cluster_accelerators,
-    cluster_devices,
-    cluster_nodes,
-    cpus_for_each,
     on_head,
     use_assigned_cpus,
 )
-from raysr.device import Device, this_device
-from raysr.failures import LIMITS, OF_RAY, Failure, failure_of, kind_of
-from raysr.forecast import Pace, measure_pace
+from raysr.failures import LIMITS, OF_RAY, Failure, RayFailedError, failure_of, fit, kind_of
 from raysr.losses import PerceptualInfo
-from raysr.presets import CompareConfig
 from raysr.progress import BOARD_S, Board, ProgressDisplay, Snapshot, remote_update
 from raysr.provenance import now
+from raysr.resources import Resources
 from raysr.rows import TrialRow
 from raysr.runs import unfinished_row
 from raysr.spec import TrialSpec
@@ -47,9 +38,6 @@ from raysr.world import World
 _ORDER = 7
 """Of the random numbers that shuffle the trials."""
 
-WAIT_S = 2.0
-"""Between two looks at whether GPUs have come."""
-
 TrialErrors = dict[tuple[str, int], Failure]
 """Why trials failed, by architecture and seed."""
 
@@ -59,79 +47,6 @@ FAILED = "failure"
 MISSING_MINUTES = 60
 """How often a trial waits a minute (Ray Train's default) for accelerators that are not there. A spot node that is
 replaced takes a quarter of an hour, and Ray counts over all of a trial's life."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """How the cluster is shared out."""
-
-    use_gpu: bool
-    workers_per_trial: int
-    cpus_per_worker: int
-    max_concurrent: int
-    accelerator: str | None = None
-    """Model of GPU that every worker needs."""
-    workers_per_node: int = 1
-    """Of all trials at a time, at most, on one machine."""
-
-    @property
-    def per_worker(self) -> dict[str, float]:
-        """For Ray's scheduler."""
-        return {"CPU": float(self.cpus_per_worker), **({"GPU": 1.0} if self.use_gpu else {}), **self.model}
-
-    @property
-    def model(self) -> dict[str, float]:
-        """A token of the resource by which Ray knows the model of GPU."""
-        return {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}
-
-
-def share_out(config: CompareConfig) -> Resources:
-    """How the cluster is shared out among the trials of `config`, when the GPUs that it is to wait for are there.
-
-    Raises ValueError for more than the cluster has.
-    """
-    while cluster_devices()["GPU"] < (config.wait_for_gpus or 0):
-        time.sleep(WAIT_S)
-    devices = cluster_devices()
-    use_gpu = devices["GPU"] > 0 if config.device == "auto" else config.device == "cuda"
-    accelerator = choose_accelerator(cluster_accelerators(), config.accelerator) if use_gpu else None
-    nodes = [node for node in cluster_nodes() if accelerator is None or f"accelerator_type:{accelerator}" in node]
-    available = int(sum(node.get("GPU" if use_gpu else "CPU", 0.0) for node in nodes))
-    if config.workers_per_trial > available:
-        kind = "GPUs" if use_gpu else "CPUs"
-        raise ValueError(f"--workers-per-trial {config.workers_per_trial}, but the cluster has {available} {kind}")
-    most = available // config.workers_per_trial
-    concurrent = min(config.max_concurrent or (most if use_gpu else 1), most)
-    workers = concurrent * config.workers_per_trial
-    cpus = cpus_for_each(nodes, workers=workers, use_gpu=use_gpu)
-    most = max(int(node.get("GPU", 0) if use_gpu else node.get("CPU", 0) // cpus) for node in nodes)
-    return Resources(use_gpu, config.workers_per_trial, cpus, concurrent, accelerator, max(1, min(workers, most)))
-
-
-def trial_device(resources: Resources) -> Device:
-    """What trains: a worker's device, which the driver's machine need not have."""
-    task: Any = ray.remote(this_device)
-    kind = "cuda" if resources.use_gpu else "cpu"
-    return ray.get(task.options(num_cpus=1, num_gpus=int(resources.use_gpu), resources=resources.model).remote(kind))
-
-
-def trial_pace(specs: list[TrialSpec], resources: Resources) -> Pace | str:
-    """How long a worker takes to enlarge and judge a validation picture by each architecture of `specs`.
-
-    A network that fails here fails its trials, which tell more: the reason alone comes back.
-    """
-    device = torch.device("cuda" if resources.use_gpu else "cpu")
-
-    def measure() -> Pace:
-        use_assigned_cpus()
-        return measure_pace(specs, device)
-
-    task: Any = ray.remote(measure)
-    options = {"num_gpus": int(resources.use_gpu), "resources": resources.model}
-    try:
-        return ray.get(task.options(num_cpus=resources.cpus_per_worker, **options).remote())
-    except ray.exceptions.RayError as error:
-        return errors.text_of(error).splitlines()[-1]
 
 
 def ended_row(spec: TrialSpec) -> TrialRow | None:
@@ -151,7 +66,8 @@ def run_all(
     Returns a row for each, and whether the user stopped the comparison.
     """
     actor: Any = ray.remote(Board)
-    board = actor.options(num_cpus=0, resources=on_head()).remote()
+    # One that is killed, for memory for example, begins again with nothing to tell.
+    board = actor.options(num_cpus=0, resources=on_head(), max_restarts=-1).remote()
 
     def snapshot() -> Snapshot:
         try:
@@ -168,7 +84,9 @@ def run_all(
                 if spec.untrained:
                     errors |= _score_untrained(spec, resources, board)
             trained = [spec for spec in todo if not spec.untrained]
-            errors |= _tune(trained, resources, train_worker, {"board": board})
+            errors |= _tune(
+                trained, resources, train_worker, {"board": board}, lambda spec: ended_row(spec) is not None
+            )
         except KeyboardInterrupt:
             interrupted = True
     rows: list[TrialRow] = []
@@ -193,7 +111,8 @@ def time_all(specs: list[TrialSpec], resources: Resources, rounds: int) -> Trial
     for _ in range(rounds):
         left = [spec for spec in specs if (spec.arch, spec.seed) not in errors]
         before = {spec.name: _times_timed(spec) for spec in left}
-        errors |= _tune(left, resources, calibration_worker, {})
+        timed = lambda spec, before=before: _times_timed(spec) > before[spec.name]  # noqa: E731
+        errors |= _tune(left, resources, calibration_worker, {}, timed)
         for spec in left:
             if (spec.arch, spec.seed) not in errors and _times_timed(spec) == before[spec.name]:
                 raise KeyboardInterrupt  # Tune itself takes the first Ctrl-C: it stops its trials and returns
@@ -228,13 +147,31 @@ Worker = Callable[[dict[str, Any]], None]
 """What runs in each Ray Train worker."""
 
 
-def _tune(specs: list[TrialSpec], resources: Resources, worker: Worker, extra: dict[str, Any]) -> TrialErrors:
+def _tune(
+    specs: list[TrialSpec],
+    resources: Resources,
+    worker: Worker,
+    extra: dict[str, Any],
+    done: Callable[[TrialSpec], bool],
+) -> TrialErrors:
     """Run `worker` for each of `specs`, with `extra` in its configuration; returns the errors of those that failed.
 
-    An error that Tune lays to no trial in particular is that of every trial.
+    Where Ray Tune itself ends, those that are not `done` are begun again.
     """
-    if not specs:
-        return {}
+    failures: TrialErrors = {}
+    for _ in range(1 + LIMITS["process"]):
+        left = [spec for spec in specs if not done(spec)]
+        if not left:
+            return {}
+        try:
+            return _tune_once(left, resources, worker, extra)
+        except RayFailedError as error:
+            failures = {(spec.arch, spec.seed): failure_of(error) for spec in left}
+    return failures
+
+
+def _tune_once(specs: list[TrialSpec], resources: Resources, worker: Worker, extra: dict[str, Any]) -> TrialErrors:
+    """As `_tune`; raises RayFailedError. An error that Tune lays to no trial in particular is that of every trial."""
     run = specs[0].run
     shuffled = in_blocks(specs)
     # A store for each driver: what a killed one left of Ray's own state is never read again, ours is.
@@ -254,12 +191,8 @@ def _tune(specs: list[TrialSpec], resources: Resources, worker: Worker, extra: d
             failure_config=ray.tune.FailureConfig(max_failures=LIMITS["process"]),
         ),
     )
-    try:
-        results = tuner.fit()
-    except OF_RAY as error:
-        return {(spec.arch, spec.seed): failure_of(error) for spec in specs}
     errors: TrialErrors = {}
-    for result in results:
+    for result in fit(tuner):
         trial = (result.config or {}).get("trial")
         told = (result.metrics or {}).get(FAILED)
         failure = failure_of(result.error) if result.error is not None else Failure(**told) if told else None
@@ -317,7 +250,7 @@ def _driver(
             try:
                 trainer.fit()
                 return
-            except TrainingFailedError as error:
+            except OF_RAY as error:
                 kind = kind_of(error)
                 if left[kind] == 0:
                     # Told, not raised: Tune would begin it again.

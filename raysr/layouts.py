@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
 
+from raysr.errors import text_of
+
 
 class PictureError(ValueError):
     """A picture that cannot be used; the message is the reason, fit to be shown beside its name."""
@@ -75,7 +77,7 @@ def unread_tiff(data: bytes) -> str:
         (first, *_) = _pages(data)
         name = layout_name(first)
     except Exception as error:
-        raise PictureError(f"damaged: its TIFF directory cannot be read ({error})") from error
+        raise PictureError(f"damaged: its TIFF directory cannot be read ({text_of(error)})") from error
     if not (all(tag in first for tag in _SIZE) and any(tag in first for tag in _PLACES)):
         return "damaged: its TIFF directory lacks the size or the place of the picture"
     return f"TIFF layout that raysr does not read: {name}; save it with 8-bit samples, unsigned and interleaved"

@@ -227,7 +227,7 @@ def _find_state(trunk: Trunk, file: str | None) -> tuple[Mapping[str, Tensor], s
             f"no weights file at {place}: give another --{trunk}-weights FILE, or leave it out"
         ) from error
     except OSError as error:
-        raise WeightsError(f"{place} cannot be read: {error}") from error
+        raise WeightsError(f"{place} cannot be read: {text_of(error)}") from error
     official = hashlib.sha256(data).hexdigest().startswith(_hash_in_name(_url(trunk)))
     return _read_state(place, data), place, official
 
@@ -238,7 +238,7 @@ def _read_state(place: str, data: bytes) -> dict[str, Tensor]:
             return load(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"{place} cannot be read as a state dict: {error}") from error
+        raise WeightsError(f"{place} cannot be read as a state dict: {text_of(error)}") from error
 
 
 def _download(trunk: Trunk) -> Path:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raysr import storage
 from raysr.decoding import MAX_MEGAPIXELS, pixels_of
+from raysr.errors import text_of
 from raysr.folders import is_hidden
 from raysr.images import Geometry
 from raysr.manifest import MANIFEST, Manifest, ManifestError, OtherVersionError
@@ -136,7 +137,7 @@ def earlier_manifest(config: PrepareConfig, out: str) -> Manifest | None:
     try:
         return Manifest.read(out)
     except OtherVersionError as error:
-        raise FileExistsError(f"{error}: remove it, or give another folder than --out {config.out}") from error
+        raise FileExistsError(f"{text_of(error)}: remove it, or give another folder than --out {config.out}") from error
     except ManifestError:
         return None
 

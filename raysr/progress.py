@@ -130,13 +130,15 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
 
     def _print_news(self, news: list[dict[str, Any]]) -> None:
         names = ("", "", "spent", "of budget", "epoch", "loss", self.perceptual_name, "left")
+        if len(news) < self._printed:  # of a board that was killed and began again
+            self._printed = 0
         for progress in news[self._printed :]:
             cells = zip(names, _cells(progress), strict=True)
             words = [f"{name} {cell}".strip() for name, cell in cells if cell != "-"]
             if progress["equalisation_error_pct"] is not None:
                 words.append(f"off budget {progress['equalisation_error_pct']:+.2f}%")
             self.console.print("  ".join(words), soft_wrap=True, highlight=False)
-        self._printed = max(self._printed, len(news))
+        self._printed = len(news)
 
 
 def _cells(trial: dict[str, Any]) -> list[str]:

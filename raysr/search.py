@@ -18,13 +18,14 @@ from raysr import storage
 from raysr.batches import TrainingBatches
 from raysr.cluster import QUIET, use_assigned_cpus
 from raysr.cost import ROUNDING, Budget
-from raysr.failures import LIMITS, told_plainly
-from raysr.launch import FAILED, Resources
+from raysr.failures import LIMITS, fit
+from raysr.launch import FAILED
 from raysr.ledger import Ledger
 from raysr.models import file_name
 from raysr.pairs import PairSet
 from raysr.presets import SearchConfig
 from raysr.provenance import now
+from raysr.resources import Resources
 from raysr.spec import TrainConfig, TrialSpec
 from raysr.train import Reporter, run_trial
 from raysr.trial import Trial
@@ -322,7 +323,5 @@ def _tune(money: _Money, resources: Resources) -> str | None:
             verbose=0,
         ),
     )
-    with told_plainly():
-        results = tuner.fit()
-    told = [(result.metrics or {}).get(FAILED) or result.error for result in results]
+    told = [(result.metrics or {}).get(FAILED) or result.error for result in fit(tuner)]
     return next((str(one).strip() for one in told if one), None)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from raysr.errors import text_of
 from raysr.memory import estimate_step, free_bytes
 from raysr.precision import Precision, autocast
 
@@ -63,8 +64,8 @@ class Stepper:
             except torch.OutOfMemoryError as error:
                 if normalises_batches(self.network):
                     raise torch.OutOfMemoryError(
-                        f"{error}; this network normalises over its batch of {len(lr)}, which must go through whole: "
-                        "give a smaller --batch-size or --patch-px"
+                        f"{text_of(error)}; this network normalises over its batch of {len(lr)}, which must go through "
+                        "whole: give a smaller --batch-size or --patch-px"
                     ) from error
                 if not self.may_shrink or self.micro_batch == 1:
                     raise

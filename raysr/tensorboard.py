@@ -12,6 +12,7 @@ import ray.tune
 from tensorboardX import SummaryWriter
 
 from raysr import storage
+from raysr.errors import text_of
 from raysr.spec import trial_name
 
 
@@ -60,5 +61,5 @@ class TensorBoard(ray.tune.Callback):
             yield
         except OSError as error:
             if not self.told:
-                print(f"warning: TensorBoard's files cannot be written: {error}", file=sys.stderr)
+                print(f"warning: TensorBoard's files cannot be written: {text_of(error)}", file=sys.stderr)
             self.told = True

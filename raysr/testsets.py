@@ -10,7 +10,6 @@ import numpy as np
 from raysr.decoding import MAX_PIXELS, decode
 from raysr.errors import text_of
 from raysr.folders import HIDDEN_FILES, is_hidden, nfc
-from raysr.images import PictureError, decode
 from raysr.layouts import PictureError
 from raysr.protocol import RGB
 from raysr.sources import READ, SUFFIXES, count_others

@@ -28,8 +28,8 @@ from raysr.cluster import (
     on_head,
     start_ray,
 )
-from raysr.launch import share_out
 from raysr.presets import PRESETS
+from raysr.resources import share_out
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()
@@ -164,9 +164,9 @@ def test_only_nodes_of_the_accelerator_that_was_chosen_are_counted(monkeypatch: 
     nodes = [{"CPU": 8.0, "GPU": 1.0, f"accelerator_type:{model}": 1.0} for model in ("A10G", "A10G", "A10G", "H100")]
     nodes += [{"CPU": 64.0}]
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-    monkeypatch.setattr("raysr.launch.cluster_nodes", lambda: nodes)
-    monkeypatch.setattr("raysr.launch.cluster_devices", lambda: total)
-    monkeypatch.setattr("raysr.launch.cluster_accelerators", lambda: ["A10G", "H100"])
+    monkeypatch.setattr("raysr.resources.cluster_nodes", lambda: nodes)
+    monkeypatch.setattr("raysr.resources.cluster_devices", lambda: total)
+    monkeypatch.setattr("raysr.resources.cluster_accelerators", lambda: ["A10G", "H100"])
     paper = PRESETS["paper"][1]
     found = share_out(replace(paper, accelerator="H100"))
     assert (found.max_concurrent, found.cpus_per_worker, found.accelerator) == (1, 8, "H100")
@@ -177,10 +177,10 @@ def test_only_nodes_of_the_accelerator_that_was_chosen_are_counted(monkeypatch: 
 
 def test_a_comparison_waits_for_the_gpus_that_it_is_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     come = iter([0.0, 1.0, 4.0, 4.0])
-    monkeypatch.setattr("raysr.launch.WAIT_S", 0.0)
-    monkeypatch.setattr("raysr.launch.cluster_devices", lambda: {"CPU": 32.0, "GPU": next(come)})
-    monkeypatch.setattr("raysr.launch.cluster_nodes", lambda: [{"CPU": 8.0, "GPU": 1.0}] * 4)
-    monkeypatch.setattr("raysr.launch.cluster_accelerators", list)
+    monkeypatch.setattr("raysr.resources.WAIT_S", 0.0)
+    monkeypatch.setattr("raysr.resources.cluster_devices", lambda: {"CPU": 32.0, "GPU": next(come)})
+    monkeypatch.setattr("raysr.resources.cluster_nodes", lambda: [{"CPU": 8.0, "GPU": 1.0}] * 4)
+    monkeypatch.setattr("raysr.resources.cluster_accelerators", list)
     assert share_out(replace(PRESETS["paper"][1], wait_for_gpus=4)).max_concurrent == 4
 
 

@@ -30,6 +30,7 @@ from raysr import storage
 from raysr.compare import compare
 from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.evaluate import MEAN_NAMES
+from raysr.failures import LIMITS
 from raysr.findings import find
 from raysr.images import Geometry
 from raysr.launch import in_blocks
@@ -81,7 +82,7 @@ def outcome(pairs: str, said: StringIO, ray_session: None, tmp_path_factory: pyt
     (run / "trials").mkdir(parents=True)
     (run / "trials" / "espcn-0").write_text("in the way")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raysr.launch.RESTARTS", 1)
+        patch.setitem(LIMITS, "exception", 1)
         patch.setattr("raysr.compare.new_run_folder", lambda parent, name, stamp: str(run))
         config = configured(pairs, run.parent, ("bicubic", "espcn", "srcnn"))
         return compare(config, Console(file=said, width=200))

@@ -11,10 +11,10 @@ import torch
 from ray.tune.search import Searcher
 
 from raysr.cost import Budget, Price, StepCost
-from raysr.launch import Resources
 from raysr.ledger import Ledger
 from raysr.pairs import PairSet
 from raysr.presets import SearchConfig
+from raysr.resources import Resources
 from raysr.search import (
     MOST_FAILURES,
     _Money,
