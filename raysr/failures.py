@@ -87,7 +87,7 @@ def _raised(failure: Any) -> BaseException | None:
 
 
 def fit(tuner: ray.tune.Tuner) -> ray.tune.ResultGrid:
-    """`tuner.fit()`. Raises RayFailedError where Tune itself ends, as it does over a driver that is killed for memory."""
+    """`tuner.fit()`. Raises RayFailedError where Tune itself ends, as it does when a driver is killed for memory."""
     try:
         return tuner.fit()
     except (*OF_RAY, RuntimeError) as error:

@@ -17,6 +17,7 @@ from raysr.cluster import (
     use_assigned_cpus,
 )
 from raysr.device import Device, this_device
+from raysr.errors import text_of
 from raysr.forecast import Pace, measure_pace
 from raysr.presets import CompareConfig
 from raysr.spec import TrialSpec

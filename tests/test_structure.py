@@ -90,7 +90,7 @@ ORDER = [
 
 RAY = {
     "ray.train": {"train", "failures", "launch"},
-    "ray.tune": {"failures", "tensorboard", "resources", "launch", "search"},
+    "ray.tune": {"failures", "tensorboard", "launch", "search"},
     "ray.data": {"prepare"},
 }
 """Who may know a part of Ray. launch.py only hands train.py's worker to Ray Train's trainer."""
