@@ -1,8 +1,9 @@
 """How sure a comparison can be: intervals and differences over seeds and photographs, both of them random."""
 
 import math
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
@@ -126,62 +127,180 @@ def _uncounted(images: Any, metric: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wins:
+    """How often `a` scored better than `b`, over all seeds of `a` x all seeds of `b` x photographs.
+
+    A tie counts half. A lost seed counts as worse than every seed of the other that finished, and as level with its
+    lost ones.
+    """
+
+    cases: int
+    won: float
+    chance: tuple[float, float] | None
+    """The 95 % interval of P(A beats B), the chance that `a` scores better for a new seed of each on a new photograph
+    (probability of improvement, Agarwal et al. 2021). None with fewer than MIN_SEEDS seeds or with one photograph:
+    these say what was seen, and nothing of new ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Two architectures on the same photographs."""
 
     a: str
     b: str
     estimate: Estimate
-    """Of `a`'s score minus `b`'s."""
+    """Of `a`'s score minus `b`'s, over the seeds that finished."""
+    with_lost: Estimate | None
+    """The same with the lost seeds of both counted as the worst; None where neither has lost a seed."""
     p_holm: float | None
-    """The p-value after Holm's (1979) correction for all pairs that were compared."""
-    a_beats_b: float
-    """Chance that `a` scores better than `b` for a new seed of each on a new photograph; a tie counts half. It is the
-    share of such cases among all seeds of `a` x all seeds of `b` x photographs (probability of improvement, Agarwal
-    et al. 2021)."""
+    """The p-value after Holm's (1979) correction for all pairs that were compared. Where the network that is ahead has
+    lost seeds, it is the larger of the two that are found without them and with them."""
+    wins: Wins
+    holds: bool
+    """Whether the lead outlives the lost seeds of the network that is ahead; True where it has lost none."""
+
+    @property
+    def a_beats_b(self) -> float:
+        """Share of the cases that were seen in which `a` scored better, from 0 to 1."""
+        return self.wins.won / self.wins.cases
 
     @property
     def separable(self) -> bool:
-        """Whether it is more than luck, over all pairs at once; never so with fewer than MIN_SEEDS seeds."""
+        """Whether it is more than luck, over all pairs at once; never so with fewer than MIN_SEEDS seeds, nor where
+        the lead does not hold with the lost seeds of the network that is ahead counted as the worst."""
         enough = self.estimate.basis == "seeds and photographs"
-        return enough and self.p_holm is not None and self.p_holm < 1 - LEVEL
+        return enough and self.holds and self.p_holm is not None and self.p_holm < 1 - LEVEL
 
 
 def differences(
-    tables: dict[str, pd.DataFrame], *, lower_is_better: bool, seedless: frozenset[str] = frozenset()
+    tables: dict[str, pd.DataFrame],
+    *,
+    lower_is_better: bool,
+    seedless: frozenset[str] = frozenset(),
+    lost: Mapping[str, Collection[int]] | None = None,
+    lost_scores: Sequence[pd.DataFrame] = (),
 ) -> list[Difference]:
     """Every pair of architectures, with Holm's correction over all of them.
 
-    `tables` are score_tables; those of `seedless` architectures have one row that stands for every seed. Two networks
-    are compared on the seeds that both have, so that a seed's order of samples cancels.
+    `tables` are score_tables of what finished; those of `seedless` architectures have one row that stands for every
+    seed. Two networks are compared on the seeds that both have, so that a seed's order of samples cancels.
+
+    `lost` are the seeds that died, diverged or failed by an architecture's own doing. They are outcomes of it, not
+    missing data: those that finished are a choice of the lucky ones. A lead of a network that has lost seeds must
+    therefore hold twice more. First, the difference must stay separable when each lost seed has, on each photograph,
+    the worst finite score that any seed of any architecture got there: those of `tables`, and of `lost_scores`, which
+    are tables of what lost seeds came to. That bounds the mean only as far as bad scores were seen. So, second and by
+    ranks alone, the share of the cases that the network wins must lie above one half with its whole interval, where a
+    lost seed loses to every seed that finished. Lost seeds of the network that is behind are left out of its
+    estimate: they can only help its rival, and counting them would widen the interval against the rival.
     """
-    found: list[tuple[str, str, Estimate, float]] = []
+    lost = {arch: sorted(set(seeds)) for arch, seeds in (lost or {}).items() if arch not in seedless}
+    every = [*tables.values(), *lost_scores] if any(lost.values()) else []
+    worst = _worst(every, lower_is_better=lower_is_better)
+    found: list[tuple[float | None, Difference]] = []
     for a, b in combinations(tables, 2):
         left, right = tables[a].align(tables[b], join="inner", axis="columns")
         if left.empty or right.empty or left.shape[1] == 0:
             continue
-        beats = _share_better(left.to_numpy(), right.to_numpy(), lower_is_better)
-        if a in seedless:
-            paired = left.to_numpy()[:1] - right.to_numpy()
-        elif b in seedless:
-            paired = left.to_numpy() - right.to_numpy()[:1]
-        else:
-            common = left.index.intersection(right.index)
-            if common.empty:
-                continue
-            paired = left.loc[common].to_numpy() - right.loc[common].to_numpy()
-        found.append((a, b, estimate(paired), beats))
-    corrected = holm([one.p_value for _, _, one, _ in found])
-    return [
-        Difference(a=a, b=b, estimate=one, p_holm=p, a_beats_b=beats)
-        for (a, b, one, beats), p in zip(found, corrected, strict=True)
-    ]
+        paired = _paired(left, right, a in seedless, b in seedless)
+        if not paired.size:
+            continue
+        all_left, all_right = _with_lost(left, lost.get(a, [])), _with_lost(right, lost.get(b, []))
+        wins = _wins(all_left, all_right, (a in seedless, b in seedless), lower_is_better=lower_is_better)
+        one, with_lost = estimate(paired), None
+        if lost.get(a) or lost.get(b):
+            both = _paired(all_left.fillna(worst), all_right.fillna(worst), a in seedless, b in seedless)
+            with_lost = estimate(both)
+        p, holds = one.p_value, True
+        a_leads = (one.mean < 0) == lower_is_better
+        if with_lost is not None and lost.get(a if a_leads else b) and p is not None:
+            p = max(p, with_lost.p_value if with_lost.p_value is not None else 1.0)
+            holds = one.mean * with_lost.mean > 0 and _above_half(wins, a_leads=a_leads)
+        made = Difference(a=a, b=b, estimate=one, with_lost=with_lost, p_holm=p, wins=wins, holds=holds)
+        found.append((p, made))
+    corrected = holm([p for p, _ in found])
+    return [replace(one, p_holm=p) for (_, one), p in zip(found, corrected, strict=True)]
 
 
-def _share_better(a: np.ndarray, b: np.ndarray, lower_is_better: bool) -> float:
-    gain = b[None, :, :] - a[:, None, :]
-    gain = gain if lower_is_better else -gain
-    return float((gain > 0).mean() + (gain == 0).mean() / 2)
+def _worst(tables: Sequence[pd.DataFrame], *, lower_is_better: bool) -> dict[Any, float]:
+    """The worst finite score on each photograph."""
+    known = [table for table in tables if table.size]
+    if not known:
+        return {}
+    every = pd.concat(known).replace([math.inf, -math.inf], math.nan)
+    return {
+        photograph: float(scores.max() if lower_is_better else scores.min()) for photograph, scores in every.items()
+    }
+
+
+def _with_lost(table: pd.DataFrame, lost: Sequence[int]) -> pd.DataFrame:
+    """`table` with a row of no scores for each lost seed."""
+    if not lost:
+        return table
+    seeds = table.index.union(pd.Index([seed for seed in lost if seed not in table.index], dtype=table.index.dtype))
+    return table.reindex(seeds)
+
+
+def _paired(left: pd.DataFrame, right: pd.DataFrame, left_seedless: bool, right_seedless: bool) -> np.ndarray:
+    """`left` minus `right` on the seeds that both have."""
+    if left_seedless:
+        return left.to_numpy()[:1] - right.to_numpy()
+    if right_seedless:
+        return left.to_numpy() - right.to_numpy()[:1]
+    common = left.index.intersection(right.index)
+    return left.loc[common].to_numpy() - right.loc[common].to_numpy()
+
+
+def _above_half(wins: Wins, *, a_leads: bool) -> bool:
+    """Whether the leader's share of the cases lies above one half, interval and all."""
+    if wins.chance is None:
+        return False
+    low, high = wins.chance
+    return low > 0.5 if a_leads else high < 0.5
+
+
+def _wins(a: pd.DataFrame, b: pd.DataFrame, seedless: tuple[bool, bool], *, lower_is_better: bool) -> Wins:
+    """`a` and `b` have rows of no scores for lost seeds."""
+    sign = 1 if lower_is_better else -1
+    left, right = (np.where(table.isna(), math.inf, sign * table.to_numpy()) for table in (a, b))
+    won = (left[:, None] < right[None]) + (left[:, None] == right[None]) / 2
+    # One row stands for every seed of what takes none: its luck is none.
+    random = [size for size, fixed in zip(won.shape, (*seedless, False), strict=True) if not fixed]
+    seeds = random[:-1]
+    can_tell = bool(seeds) and min(seeds) >= MIN_SEEDS and won.shape[2] > 1
+    return Wins(cases=won.size, won=float(won.sum()), chance=_interval(won, min(random)) if can_tell else None)
+
+
+def _interval(won: Float[np.ndarray, "a b photographs"], fewest: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of `won`, whose seeds of both and photographs are all random.
+
+    The variance is that of a bootstrap that draws seeds of `a`, seeds of `b` and photographs anew, each by itself. A
+    share cannot leave [0, 1], and where every case was won the bootstrap sees no variance at all: so the interval is
+    Wilson's (1927) of a share in n independent cases, where n is the effective sample size, share x (1 - share) /
+    variance, as in surveys of clusters (Korn & Graubard 1998). n is at most `fewest`, the number of seeds or of
+    photographs, whichever is less: each has one draw of the luck that it shares with all its cases.
+    """
+    share, variance = float(won.mean()), _bootstrap_variance(won)
+    n = min(fewest, share * (1 - share) / variance) if variance > 1e-12 else fewest
+    z = float(special.ndtri((1 + LEVEL) / 2))
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _bootstrap_variance(won: Float[np.ndarray, "a b photographs"]) -> float:
+    """Of the mean of `won` in a bootstrap without end that draws each of its axes anew by itself, in closed form.
+
+    An entry that is drawn n times with chance 1 / n each comes c times, and the mean of c_i * c_j is 1 - 1 / n, and one
+    more where i = j. The mean square of the drawn mean is the sum of all products of these terms, by the axes whose
+    entries are the same in both factors.
+    """
+    mean_square = 0.0
+    for same in product((False, True), repeat=won.ndim):
+        others = tuple(axis for axis, is_same in enumerate(same) if not is_same)
+        weight = math.prod(1 - 1 / won.shape[axis] for axis in others)
+        mean_square += weight * float((won.sum(axis=others) ** 2).sum()) / won.size**2
+    return max(0.0, mean_square - float(won.mean()) ** 2)
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from raysr.statistics import LEVEL, differences, estimate, holm, pareto_front, score_table
+from raysr.statistics import LEVEL, _bootstrap_variance, differences, estimate, holm, pareto_front, score_table
 
 
 def crossed(rng: np.random.Generator, shape: tuple[int, int], seed_sd: float, photo_sd: float, sd: float) -> np.ndarray:
@@ -193,6 +193,102 @@ def test_the_chance_to_win_counts_new_seeds_of_both_and_halves_ties() -> None:
     assert one.a_beats_b == pytest.approx(4.5 / 8)
     (higher,) = differences({"a": a, "b": b}, lower_is_better=False)
     assert higher.a_beats_b == pytest.approx(1 - 4.5 / 8)
+
+
+def seeds(rng: np.random.Generator, level: float, count: int) -> pd.DataFrame:
+    return pd.DataFrame(level + rng.normal(0, 1e-3, (count, 12)))
+
+
+def test_no_lead_is_sure_that_the_lost_seeds_of_its_network_take_back() -> None:
+    rng = np.random.default_rng(0)
+    lucky, steady = seeds(rng, 0.1, 3), seeds(rng, 0.2, 8)
+    (alone,) = differences({"lucky": lucky, "steady": steady}, lower_is_better=True)
+    assert alone.separable
+    assert (alone.with_lost, alone.holds) == (None, True)
+    (one,) = differences({"lucky": lucky, "steady": steady}, lower_is_better=True, lost={"lucky": range(3, 8)})
+    assert one.estimate == alone.estimate
+    assert not one.holds
+    assert not one.separable
+    assert one.a_beats_b == pytest.approx(3 / 8)  # a lost seed loses to all that finished
+    # Turned round, and for a metric of which more is better, it is the same.
+    tables = {"steady": 1 - steady, "lucky": 1 - lucky}
+    (turned,) = differences(tables, lower_is_better=False, lost={"lucky": range(3, 8)})
+    assert not turned.separable
+    assert turned.a_beats_b == pytest.approx(5 / 8)
+
+
+def test_a_lead_that_holds_with_the_lost_seeds_counted_as_the_worst_stays_sure() -> None:
+    rng = np.random.default_rng(1)
+    good, poor = seeds(rng, 0.1, 9), seeds(rng, 0.2, 10)
+    (one,) = differences({"good": good, "poor": poor}, lower_is_better=True, lost={"good": [9]})
+    assert one.separable
+    assert one.with_lost is not None
+    worst = pd.concat([good, poor]).max().to_numpy()
+    filled = np.vstack([good.to_numpy(), worst[None]]) - poor.to_numpy()
+    assert one.with_lost.mean == pytest.approx(filled.mean())
+    assert one.p_holm == pytest.approx(estimate(filled).p_value)
+    # What a lost seed did come to is a worst score too, if it is one.
+    came_to = pd.DataFrame(np.full((1, 12), 5.0), index=pd.Index([9]))
+    (bad,) = differences({"good": good, "poor": poor}, lower_is_better=True, lost={"good": [9]}, lost_scores=[came_to])
+    assert not bad.separable
+
+
+def test_lost_seeds_of_the_one_behind_and_of_what_takes_no_seed_change_no_verdict() -> None:
+    rng = np.random.default_rng(2)
+    good, poor = seeds(rng, 0.1, 8), seeds(rng, 0.2, 5)
+    (one,) = differences({"good": good, "poor": poor}, lower_is_better=True, lost={"poor": range(5, 8)})
+    assert one.separable
+    assert one.a_beats_b == 1.0
+    bicubic = pd.DataFrame(np.full((1, 12), 0.01))
+    tables, fixed = {"bicubic": bicubic, "poor": poor}, frozenset({"bicubic"})
+    (one,) = differences(tables, lower_is_better=True, seedless=fixed, lost={"bicubic": [0]})
+    assert (one.separable, one.with_lost) == (True, None)
+
+
+def test_few_seeds_say_what_was_seen_and_nothing_of_new_ones() -> None:
+    rng = np.random.default_rng(3)
+    for count, photographs in ((1, 3), (2, 12), (5, 1)):
+        a, b = seeds(rng, 0.1, count).iloc[:, :photographs], seeds(rng, 0.2, count).iloc[:, :photographs]
+        (one,) = differences({"a": a, "b": b}, lower_is_better=True)
+        assert (one.wins.won, one.wins.cases) == (count * count * photographs, count * count * photographs)
+        assert one.wins.chance is None
+
+
+def test_a_chance_for_new_seeds_has_its_uncertainty_also_where_every_case_was_won() -> None:
+    rng = np.random.default_rng(4)
+    widths: list[float] = []
+    for count in (3, 8):
+        (one,) = differences({"a": seeds(rng, 0.1, count), "b": seeds(rng, 0.2, count)}, lower_is_better=True)
+        assert one.wins.chance is not None
+        low, high = one.wins.chance
+        assert (one.a_beats_b, high) == (1.0, 1.0)
+        assert low == pytest.approx(count / (count + stats.norm.ppf(0.975) ** 2))  # Wilson's, of all won
+        widths.append(1 - low)
+    assert widths[0] > widths[1]
+
+
+def test_the_variance_of_a_chance_is_that_of_a_bootstrap_over_seeds_and_photographs() -> None:
+    rng = np.random.default_rng(6)
+    won = rng.integers(0, 3, (4, 3, 7)) / 2
+    drawn = [
+        won[np.ix_(*(rng.integers(0, size, size) for size in won.shape))].mean() for _ in range(6000)
+    ]  # fmt: skip
+    assert _bootstrap_variance(won) == pytest.approx(np.var(drawn), rel=0.06)
+    assert _bootstrap_variance(np.ones((4, 3, 7))) == pytest.approx(0)
+
+
+def test_the_interval_of_a_chance_covers_it_as_often_as_it_says() -> None:
+    # Each network's luck of a seed, and each photograph's taste, are random: P(A beats B) is known.
+    rng = np.random.default_rng(5)
+    seed_noise, taste, chance = 1.0, 0.5, stats.norm.cdf(0.6 / np.sqrt(2 * 1.0 + 0.5**2))
+    covered = 0
+    for _ in range(120):
+        a, b = rng.normal(0.6, seed_noise, (8, 1)), rng.normal(0, seed_noise, (8, 1))
+        tables = {"a": pd.DataFrame(a + rng.normal(0, taste, (1, 10))), "b": pd.DataFrame(b + np.zeros((1, 10)))}
+        (one,) = differences(tables, lower_is_better=False)
+        assert one.wins.chance is not None
+        covered += one.wins.chance[0] <= chance <= one.wins.chance[1]
+    assert covered >= 0.9 * 120
 
 
 def test_the_front_keeps_what_nothing_else_beats() -> None:
