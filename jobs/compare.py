@@ -5,7 +5,7 @@ import sys
 from raysr.cli import fail, make_console, parse_preset
 from raysr.compare import compare
 from raysr.presets import PRESETS
-from raysr.report import print_places, print_table, write_report
+from raysr.report import show
 
 
 def main() -> None:
@@ -17,9 +17,10 @@ def main() -> None:
         fail(error)
     except KeyboardInterrupt:
         fail("stopped before the first trial; a run that has begun goes on with --resume", code=130)
-    report = write_report(outcome.run)
-    print_table(outcome.run, console)
-    print_places(outcome.run, report, console)
+    try:
+        show(outcome.run, console)
+    except OSError as error:
+        fail(error)
     if len(sys.argv) == 1:
         console.print("This was the demo. For the real thing: python jobs/compare.py paper --data DIR (see README.md).")
     if outcome.interrupted:

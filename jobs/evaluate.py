@@ -5,7 +5,7 @@ import sys
 import tyro
 
 from raysr.benchmark import EvaluateConfig, evaluate_sets, is_run
-from raysr.cli import fail, make_console
+from raysr.cli import fail, make_console, telling
 from raysr.judge_run import evaluate_run, print_run_evaluation, write_run_json
 from raysr.scoresheet import print_evaluation, write_json
 from raysr.selfcheck import print_findings, self_check
@@ -16,10 +16,10 @@ def main() -> None:
     try:
         config = tyro.cli(EvaluateConfig, description=__doc__)
         whole_run = is_run(config.model)
-        with console.status("reading") as status:
+        with telling(console) as tell:
             if config.self_check:
-                sys.exit(not print_findings(self_check(config, status.update), console))
-            found = (evaluate_run if whole_run else evaluate_sets)(config, status.update)
+                sys.exit(not print_findings(self_check(config, tell), console))
+            found = (evaluate_run if whole_run else evaluate_sets)(config, tell)
         show, write = (print_run_evaluation, write_run_json) if whole_run else (print_evaluation, write_json)
         show(found, console)
         if config.json is not None:

@@ -8,6 +8,7 @@ from raysr.archives import ArchiveError
 from raysr.cli import fail, make_console
 from raysr.describe import check_set, summary
 from raysr.manifest import ManifestError
+from raysr.plain import say
 from raysr.prepare import PrepareError, prepare
 from raysr.preparing import PrepareConfig, PrepareDisplay
 
@@ -26,11 +27,11 @@ def main() -> None:
     except KeyboardInterrupt:
         fail("stopped; give the same command again and it goes on from here", code=130)
     for line in summary(manifest):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     if config.describe is not None:
-        console.print(f"{config.describe}: every hash is right", soft_wrap=True)
+        say(console, f"{config.describe}: every hash is right")
     else:
-        console.print(f"{config.out}: prepared in {time.monotonic() - start:.1f} s", soft_wrap=True)
+        say(console, f"{config.out}: prepared in {time.monotonic() - start:.1f} s")
 
 
 if __name__ == "__main__":

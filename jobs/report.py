@@ -7,7 +7,7 @@ import tyro
 from raysr.cli import fail, make_console
 from raysr.prices import find_price
 from raysr.provenance import now
-from raysr.report import print_places, print_table, write_report
+from raysr.report import show
 from raysr.reprice import repriced
 from raysr.runs import Run
 
@@ -24,11 +24,9 @@ def main(run: Annotated[str, tyro.conf.Positional], price: str | None = None) ->
         found = Run.read(run)
         if price is not None:
             found = repriced(found, find_price(price, now().date().isoformat()))
+        show(found, make_console())
     except (OSError, ValueError) as error:
         fail(error)
-    console = make_console()
-    print_table(found, console)
-    print_places(found, write_report(found), console)
 
 
 if __name__ == "__main__":

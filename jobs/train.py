@@ -9,7 +9,7 @@ import tyro
 
 from raysr.cli import fail, make_console
 from raysr.field import ListConfig, print_field
-from raysr.report import print_places, print_table, write_report
+from raysr.report import show
 from raysr.train_one import TrainOneConfig, train_one
 
 
@@ -22,9 +22,10 @@ def main() -> None:
         outcome = train_one(tyro.cli(TrainOneConfig, description=__doc__), console)
     except (ValueError, OSError, RuntimeError) as error:
         fail(error)
-    report = write_report(outcome.run)
-    print_table(outcome.run, console)
-    print_places(outcome.run, report, console)
+    try:
+        show(outcome.run, console)
+    except OSError as error:
+        fail(error)
     if outcome.interrupted:
         fail("stopped before the end; what was reached is in the report", code=130)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from raysr.cost import Price, format_usd
+from raysr.models import label
 from raysr.runs import Run
 
 CLOCK_SLACK = 0.1
@@ -63,7 +64,7 @@ def calibrated_notes(run: Run) -> list[str]:
 def _off_the_clock(run: Run) -> list[str]:
     """In calibrated mode: where the clock does not agree with the charge."""
     off = [
-        f"{trial.arch} seed {trial.seed} {trial.metered_usd / trial.charged_usd - 1:+.0%}"
+        f"{label(trial.arch)} seed {trial.seed} {trial.metered_usd / trial.charged_usd - 1:+.0%}"
         for trial in run.trials
         if trial.metered_usd and trial.charged_usd and abs(trial.metered_usd / trial.charged_usd - 1) > CLOCK_SLACK
     ]
@@ -117,7 +118,7 @@ def _is_older_name(name: str, other: str) -> bool:
 def _stalls(run: Run) -> list[str]:
     """Trials that paid for waiting."""
     slow = [
-        f"{trial.arch} seed {trial.seed} {trial.stall_share:.0%}"
+        f"{label(trial.arch)} seed {trial.seed} {trial.stall_share:.0%}"
         for trial in run.trials
         if trial.stall_share is not None and trial.stall_share > STALL_SLACK
     ]

@@ -15,6 +15,7 @@ from raysr import storage
 from raysr.errors import text_of
 from raysr.evaluate import kernels_of, lay_channels_last
 from raysr.models import CHECKPOINT, build_model, count_parameters, find_architecture, parse_arch
+from raysr.models.bicubic import Bicubic
 from raysr.models.pretrained import (
     SUFFIXES,
     CheckpointError,
@@ -87,7 +88,7 @@ def load_upscaler(
         cost="0",
         run=network,
         device=device,
-        bicubic=name == BICUBIC,
+        bicubic=isinstance(network, Bicubic),
     )
 
 
@@ -136,7 +137,7 @@ def _ours(
         cost="in its run's trials.jsonl",
         run=_for_inference(network, device),
         device=device,
-        bicubic=parse_arch(named)[0] == BICUBIC,
+        bicubic=isinstance(network, Bicubic),
     )
 
 

@@ -3,7 +3,8 @@
 import io
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import NoReturn, TypeVar
 
@@ -11,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from raysr.errors import text_of
+from raysr.plain import plain
 from raysr.storage import printable
 
 T = TypeVar("T")
@@ -37,14 +39,22 @@ def parse_preset(presets: Mapping[str, tuple[str, T]], default: str, args: Seque
 def make_console() -> Console:
     """Standard output; wide enough for the table where it is no terminal, as in a job's log.
 
-    From here on SIGTERM, by which schedulers stop a job, does what Ctrl-C does; and a character that the output's
-    encoding lacks is written as its number.
+    What is printed is printed as it is: there is no [markup] in it, and no :emoji:. From here on SIGTERM, by which
+    schedulers stop a job, does what Ctrl-C does; and a character that the output's encoding lacks is written as its
+    number.
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False)
+
+
+@contextmanager
+def telling(console: Console) -> Generator[Callable[[str], None]]:
+    """A line that a terminal shows while something works; what it is called with replaces the line."""
+    with console.status("reading") as status:
+        yield lambda word: status.update(plain(word))
 
 
 def fail(message: str | BaseException, code: int = 1) -> NoReturn:

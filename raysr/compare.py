@@ -19,6 +19,7 @@ from raysr.ledger import Ledger
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
 from raysr.own_code import code_digest
+from raysr.plain import say
 from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig, SearchConfig, chosen_budget
 from raysr.prices import find_price
@@ -55,7 +56,7 @@ def _begin(config: CompareConfig, console: Console) -> Outcome:
     train = config.train
     perceptual, alex = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
     run = new_run_folder(config.out, config.preset, now().strftime("%Y%m%d-%H%M%S"))
-    console.print(f"run folder: {run}", soft_wrap=True, highlight=False, markup=False)
+    say(console, f"run folder: {run}")
     with discarded_unless_begun(run), claimed(run):
         start_ray()
         check_shared(run, "--out")
@@ -103,14 +104,13 @@ def _resume(config: CompareConfig, console: Console) -> Outcome:
         check_trials(specs, old.config.workers_per_trial)
         old.note(now().isoformat(timespec="seconds"), device, asdict(resources))
         left = sum(ended_row(spec) is None for spec in specs)
-        told = f"run folder: {old.run}: {left} of {len(specs)} trials to go"
-        console.print(told, soft_wrap=True, highlight=False, markup=False)
+        say(console, f"run folder: {old.run}: {left} of {len(specs)} trials to go")
         return _finish(old.config, specs, resources, console, perceptual)
 
 
 def _share_out(config: CompareConfig, console: Console) -> Resources:
     if config.wait_for_gpus:
-        console.print(f"waiting until the cluster has {config.wait_for_gpus} GPUs", highlight=False)
+        say(console, f"waiting until the cluster has {config.wait_for_gpus} GPUs")
     return share_out(config)
 
 
@@ -167,7 +167,7 @@ def _finish(
     finally:
         drop_targets(specs[0].targets)
     gather(run, rows)
-    console.print(taken(rows, time.monotonic() - begun), soft_wrap=True, highlight=False)
+    say(console, taken(rows, time.monotonic() - begun))
     first = next((row.error for row in rows if row.status == "failed"), None)
     return Outcome(Run.read(run), first, interrupted)
 
@@ -179,7 +179,7 @@ def _tell_forecast(config: CompareConfig, specs: list[TrialSpec], resources: Res
         return
     pace = trial_pace(left, resources)
     if isinstance(pace, str):
-        console.print(f"no forecast: {pace}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"no forecast: {pace}")
         return
     searching = {spec.arch for spec in left if config.search.usd and not spec.untrained and not searched(spec)}
     told = forecast(
@@ -194,7 +194,7 @@ def _tell_forecast(config: CompareConfig, specs: list[TrialSpec], resources: Res
         search_pictures=len(judging_photographs(left[0].data)) if searching else 0,
         notional=not resources.use_gpu,
     )
-    console.print(told.line(), soft_wrap=True, highlight=False)
+    say(console, told.line())
 
 
 def _all_timed(config: CompareConfig, specs: list[TrialSpec]) -> bool:
@@ -218,7 +218,7 @@ def _search(
     able = [spec for spec in specs if not spec.untrained and (spec.arch, spec.seed) not in broken]
     for arch, spec in {spec.arch: spec for spec in reversed(able)}.items():
         if not searched(spec):
-            console.print(f"{arch}: searching its settings with {format_usd(search.usd or 0)}", highlight=False)
+            say(console, f"{arch}: searching its settings with {format_usd(search.usd or 0)}")
         try:
             found[arch] = _found(spec, search, resources)
         except RuntimeError as error:
@@ -228,7 +228,7 @@ def _search(
         one = found[arch]
         settings = ", ".join(f"{name} {value}" for name, value in one.settings.items())
         line = f"{arch}: {len(one.tried)} configurations tried for {format_usd(one.charged_usd)}: {settings}"
-        console.print(line, soft_wrap=True, highlight=False)
+        say(console, line)
     drop_targets(specs[0].targets)  # of the photographs that judged the search: nobody asks for them again
     amend(specs[0].run, search={arch: asdict(one) | {"settings": one.settings} for arch, one in found.items()})
     return [
@@ -265,7 +265,7 @@ def _freeze(
     able = [spec for spec in specs if not spec.untrained and (spec.arch, spec.seed) not in broken]
     missing = {spec.arch: spec for spec in reversed(able) if spec.arch not in known.timings}
     if missing:
-        console.print(f"timing the steps of {', '.join(missing)}", soft_wrap=True, highlight=False)
+        say(console, f"timing the steps of {', '.join(missing)}")
     errors = time_all(list(missing.values()), resources, rounds)
     device = trial_device(resources)
     for arch, spec in missing.items():
@@ -290,11 +290,10 @@ def _freeze(
             )
             broken[spec.arch, spec.seed] = Failure(text=told, cause="network")
         elif spec.seed == 0:
-            console.print(
+            say(
+                console,
                 f"{spec.arch}: {spec.frozen_steps} steps of {spec.frozen.step_seconds:.4g} s, and "
                 f"{spec.frozen.start_seconds:.3g} s to start",
-                soft_wrap=True,
-                highlight=False,
             )
     return known.freeze(specs), broken
 
@@ -304,9 +303,9 @@ def _data(config: CompareConfig, run: str, console: Console) -> str:
         return config.data
     data = storage.join(run, "data")
     manifest = prepare(PrepareConfig(source="bundled", out=data, geometry=DEMO_GEOMETRY))
-    console.print(
+    say(
+        console,
         f"prepared {sum(manifest.photographs.values())} bundled photographs: "
         f"{manifest.pairs['train']} training and {manifest.pairs['val']} validation pairs",
-        highlight=False,
     )
     return data

@@ -14,6 +14,7 @@ from torch import nn
 from raysr.flops import count_forward
 from raysr.models import MODELS, build_model, count_parameters, find_architecture, label
 from raysr.models.pretrained import Pretrained
+from raysr.plain import add_row
 from raysr.presets import expand_archs
 
 COUNTED_PX = 256
@@ -97,7 +98,7 @@ def print_field(config: ListConfig, console: Console) -> None:
     table.add_column("paper")
     for arch in config.archs or MODELS:
         row = field_row(arch)
-        table.add_row(
+        cells = (
             label(row.arch) if row.scale == 2 else f"{label(row.arch)} (x{row.scale})",
             str(row.year or "-"),
             f"{row.parameters:,}",
@@ -105,4 +106,5 @@ def print_field(config: ListConfig, console: Console) -> None:
             f"{row.ms:,.1f}",
             row.source,
         )
+        add_row(table, cells)
     console.print(table, highlight=False)

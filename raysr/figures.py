@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from raysr import storage
 from raysr.findings import Findings
-from raysr.models import find_architecture
+from raysr.plain import in_plotly
 from raysr.runs import Run
+from raysr.standings import is_trained
 from raysr.trial_files import TrialFiles
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -26,21 +27,22 @@ def quality_curve(run: Run) -> str:
     """
     figure = go.Figure()
     name = run.info["perceptual"]["name"]
-    levels = {trial.arch for trial in run.trials if trial.arch == "bicubic" or find_architecture(trial.arch).pretrained}
+    levels = {arch for arch in run.titles if not is_trained(run, arch)}
     archs = [arch for arch in dict.fromkeys(trial.arch for trial in run.trials) if arch not in levels]
     shown: set[str] = set()
     groups: Any = run.curves.groupby(["arch", "seed"], sort=False)
     for (arch, _), points in groups:
         if arch in levels:
-            level, title = float(points["perceptual"].iloc[-1]), find_architecture(arch).title
-            figure.add_hline(level, line_dash="dash", line_color="#555", annotation_text=f"{title} {level:.4f}")
+            level = float(points["perceptual"].iloc[-1])
+            words = f"{in_plotly(run.titles[arch])} {level:.4f}"
+            figure.add_hline(level, line_dash="dash", line_color="#555", annotation_text=words)
             continue
         figure.add_scatter(
             x=points["charged_usd"],
             y=points["perceptual"],
             mode="lines+markers",
-            name=find_architecture(arch).title,
-            legendgroup=arch,
+            name=in_plotly(run.titles[arch]),
+            legendgroup=str(archs.index(arch)),
             showlegend=arch not in shown,
             line_color=COLOURS[archs.index(arch) % len(COLOURS)],
             customdata=points[["step", "epochs", "seed"]],
@@ -52,7 +54,7 @@ def quality_curve(run: Run) -> str:
         height=460,
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
         xaxis_title="notional dollars charged" if run.info["notional"] else "dollars charged",
-        yaxis={"title": f"{name}, lower is better", "type": "log"},
+        yaxis={"title": f"{in_plotly(name)}, lower is better", "type": "log"},
     )
     return figure.to_html(full_html=False, include_plotlyjs=True)
 
@@ -72,21 +74,25 @@ def pictures(found: Findings) -> list[Picture]:
     run = found.run
     image_id = run.info["figure_image_id"]
     folder = storage.join(run.folder, "pictures")
-    shown = [
-        Picture("Target", _data_address(storage.join(folder, "hr.png")), image_id),
-        Picture("Input", _data_address(storage.join(folder, "lr.png")), "enlarged without smoothing"),
-    ]
+    given = [("Target", "hr.png", image_id), ("Input", "lr.png", "enlarged without smoothing")]
+    places = [(title, storage.join(folder, file), caption) for title, file, caption in given]
+    shown = [Picture(title, _data_address(place), words) for title, place, words in places if storage.exists(place)]
     images: Any = run.images
     scores = images[images["image_id"] == image_id]
     for row in found.standings:
         for seed in sorted(trial.seed for trial in run.trials if trial.arch == row.arch):
-            location = storage.join(TrialFiles(run.folder, row.arch, seed).folder, "picture.png")
+            location = _picture(run, row.arch, seed)
             if storage.exists(location):
-                score = scores[(scores["arch"] == row.arch) & (scores["seed"] == seed)].iloc[0]
-                caption = f"{run.info['perceptual']['name']} {score['perceptual']:.4f}, PSNR {score['psnr']:.2f} dB"
+                mine = scores[(scores["arch"] == row.arch) & (scores["seed"] == seed)].to_dict("records")
+                caption = _caption(run, mine[0]) if mine else "its score is not here"
                 shown.append(Picture(row.title, _data_address(location), caption))
                 break
     return shown
+
+
+def _caption(run: Run, score: dict[str, Any]) -> str:
+    known = {"perceptual": f"{run.info['perceptual']['name']} {{:.4f}}", "psnr": "PSNR {:.2f} dB"}
+    return ", ".join(words.format(score[name]) for name, words in known.items() if score[name] is not None)
 
 
 SHOWN_PX = 512
@@ -100,14 +106,15 @@ def side_by_side(found: Findings) -> bytes | None:
     """
     run = found.run
     best = next((row for row in found.standings if row.trained and row.finished), None)
-    if best is None:
+    yardstick = [trial for trial in run.trials if trial.arch == run.yardstick]
+    if best is None or not yardstick:
         return None
     finished = [trial for trial in run.trials if trial.arch == best.arch and trial.status == "finished"]
     ranked = sorted(finished, key=lambda trial: (trial.perceptual or math.inf, trial.seed))
     seed = ranked[(len(ranked) - 1) // 2].seed
     places = [
-        ("bicubic", storage.join(TrialFiles(run.folder, "bicubic", 0).folder, "picture.png")),
-        (f"{best.title}, seed {seed}", storage.join(TrialFiles(run.folder, best.arch, seed).folder, "picture.png")),
+        *((run.titles[trial.arch], _picture(run, trial.arch, trial.seed)) for trial in yardstick[:1]),
+        (f"{best.title}, seed {seed}", _picture(run, best.arch, seed)),
         ("original", storage.join(run.folder, "pictures", "hr.png")),
     ]
     if not all(storage.exists(location) for _, location in places):
@@ -121,6 +128,10 @@ def side_by_side(found: Findings) -> bytes | None:
     out = io.BytesIO()
     whole.save(out, "PNG")
     return out.getvalue()
+
+
+def _picture(run: Run, arch: str, seed: int) -> str:
+    return storage.join(TrialFiles(run.folder, arch, seed).folder, "picture.png")
 
 
 def _panel(title: str, picture: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Any
 from raysr.caveats import calibrated_notes, caveats, listed
 from raysr.cost import format_usd
 from raysr.losses import PUBLISHED_NAME
-from raysr.models import find_architecture, label
+from raysr.models import label
 from raysr.rows import TrialRow
 from raysr.runs import Run
 from raysr.standings import (
@@ -80,6 +80,8 @@ def find(run: Run) -> Findings:
 def _warnings(run: Run, rows: list[Standing]) -> list[str]:
     name = run.info["perceptual"]["name"]
     said = [f"{label(trial.arch)} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)]
+    said += _missing(run, rows)
+    said += [f"Left out of this report: {problem}." for problem in run.problems]
     said += [
         f"{row.title} was trained elsewhere, on what and for how much is unknown: it stands in the tables with "
         f"{name} {row.perceptual:.4f}, and takes no part in the verdict."
@@ -93,7 +95,7 @@ def _warnings(run: Run, rows: list[Standing]) -> list[str]:
         )
     coarse = sorted({trial.arch for trial in run.trials if trial.budget_usd and 0 < trial.steps < FEW_STEPS})
     if coarse:
-        names = listed([find_architecture(arch).title for arch in coarse])
+        names = listed([run.titles[arch] for arch in coarse])
         said.append(f"The budget paid fewer than {FEW_STEPS} steps of {names}: it is equal to a step, not to 1 %.")
     said += caveats(run)
     price = run.info["price"]
@@ -113,7 +115,7 @@ def _notes(run: Run) -> list[str]:
             "budget would have given."
         )
     said += [
-        f"{find_architecture(arch).title}, before these runs and apart from their budget, had "
+        f"{run.titles.get(arch, arch)}, before these runs and apart from their budget, had "
         f"{format_usd(info['config']['search']['usd'])} to search its settings with: {one['settings']}, the best of "
         f"{len(one['tried'])} configurations on {one['judged_on']} training photographs set apart "
         f"({format_usd(one['charged_usd'])} charged, {format_usd(one['billed_usd'])} with everything)."
@@ -160,12 +162,44 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
         said = [
             f"{leader.title} gives the best picture {money} ({score}). Chance does not explain its lead over any other."
         ]
+    said += _lost(rows, leader, open_rivals)
     said += _how_sure(rows) if rivals else []
     trained = [row for row in rows if row.finished and row.trained and row.perceptual is not None]
-    bicubic = next((row for row in rows if row.arch == "bicubic" and row.perceptual is not None), None)
+    bicubic = next((row for row in rows if row.arch == run.yardstick and row.perceptual is not None), None)
     if trained and bicubic is not None:
         said += _against_bicubic(name, trained, bicubic)
     return said + _disagreements(run, rows, leader, pairs)
+
+
+def _lost(rows: list[Standing], leader: Standing, open_rivals: list[str]) -> list[str]:
+    """Networks that lost seeds by their own doing, and what that means for the lead."""
+    said: list[str] = []
+    for row in rows:
+        if not row.lost:
+            continue
+        left = row.ended - row.lost
+        scores = f"its scores are of the {left} that finished" if left else "it has no valid score"
+        said.append(f"{row.title} lost {row.lost} of {row.ended} seeds (dead, diverged, invalid or failed): {scores}.")
+        if row.arch == leader.arch and open_rivals:
+            said.append(f"A lost seed counts as the worst: with those, {row.title} has no lead that is sure.")
+        elif row.arch == leader.arch and len(rows) > 1:
+            said.append(f"The lead of {row.title} holds with the lost seeds counted as the worst.")
+    return said
+
+
+def _missing(run: Run, rows: list[Standing]) -> list[str]:
+    """Networks with seeds that say nothing of them."""
+    said: list[str] = []
+    for row in rows:
+        trials = [trial for trial in run.trials if trial.arch == row.arch]
+        missing = [str(trial.seed) for trial in trials if trial.missing or (trial.lost and not row.trained)]
+        if missing:
+            seeds = f"{'seed' if len(missing) == 1 else 'seeds'} {listed(missing)}"
+            said.append(
+                f"{row.title} misses {seeds} of {len(trials)}: no end yet, stopped, or no machine. A missing seed "
+                f"counts neither for nor against it, and --resume {run.folder} runs it."
+            )
+    return said
 
 
 def _budget_in_words(run: Run) -> str:

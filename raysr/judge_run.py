@@ -17,11 +17,13 @@ from raysr.judge import Judge, Targets
 from raysr.judging import Judges
 from raysr.losses import Perceptual
 from raysr.metrics import PSNR_CEILING_DB
-from raysr.models import find_architecture, label
+from raysr.models import label
 from raysr.models.pretrained import CheckpointError
+from raysr.naming import shown
+from raysr.plain import add_row, plain, say
 from raysr.runs import Run
 from raysr.scoresheet import DIGITS, in_words, json_lines, remarks, write_lines
-from raysr.standings import METRICS
+from raysr.standings import METRICS, is_trained, lost_seeds
 from raysr.statistics import Difference, differences, estimate, score_table
 
 
@@ -80,7 +82,7 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[str], None] = lambda _:
     for member in members:
         # A run's folder is no more trusted than a file: code of the user's own needs a word for it.
         one = replace(config, model=member.model, json=None, scale=scale)
-        name = f"{find_architecture(member.arch).title}, seed {member.seed}"
+        name = f"{run.titles[member.arch]}, seed {member.seed}"
         try:
             found = evaluate_sets(one, lambda word, name=name: tell(f"{name}: {word}"), (judges, weights))
         except CheckpointError as error:
@@ -102,12 +104,12 @@ def _members(run: Run) -> tuple[list[Member], list[str]]:
     for trial in run.trials:
         if trial.status != "finished":
             without.append(f"{label(trial.arch)}, seed {trial.seed}: it ended as {trial.status}")
-        elif trial.params == 0 or find_architecture(trial.arch).pretrained:
+        elif trial.params == 0 or shown(trial.arch).pretrained:
             members.append(Member(trial.arch, trial.seed, trial.arch))
         elif trial.checkpoint and storage.exists(storage.join(run.folder, trial.checkpoint)):
             members.append(Member(trial.arch, trial.seed, storage.join(run.folder, trial.checkpoint)))
         else:
-            title = find_architecture(trial.arch).title
+            title = run.titles[trial.arch]
             without.append(f"{title}, seed {trial.seed}: its weights are not in {run.folder}")
     return members, without
 
@@ -131,7 +133,7 @@ def print_run_evaluation(found: RunEvaluation, console: Console) -> None:
     for index, result in enumerate(first.sets):
         images: Any = images_of(found, index)
         if images.empty:
-            console.print(f"{result.name}: no picture of it could be scored", soft_wrap=True, markup=False)
+            say(console, f"{result.name}: no picture of it could be scored")
             continue
         archs = list(dict.fromkeys(member.arch for member in found.evaluations))
         metrics = [metric for metric in METRICS if titles[metric] and images[metric].count()]
@@ -139,22 +141,21 @@ def print_run_evaluation(found: RunEvaluation, console: Console) -> None:
         deciding = metrics[0]
         archs.sort(key=lambda arch: _rank(tables[deciding][arch], lower_is_better=not METRICS[deciding]))
         title = f"{result.name}, {images['image_id'].nunique()} pictures"
-        table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+        table = Table(box=None, pad_edge=False, title=plain(title), title_justify="left")
         table.add_column("network")
         for column in ("seeds", *(str(titles[metric]) for metric in metrics)):
-            table.add_column(column, justify="right", no_wrap=True)
+            table.add_column(plain(column), justify="right", no_wrap=True)
         for arch in archs:
             first_cell, *others = (_cell(tables[metric][arch], metric, whole=metric == deciding) for metric in metrics)
-            table.add_row(find_architecture(arch).title, str(len(tables[deciding][arch])), first_cell, *others)
+            add_row(table, [found.run.titles[arch], str(len(tables[deciding][arch])), first_cell, *others])
         console.print(table)
-        for line in _leads(tables[deciding], archs, str(titles[deciding]), lower_is_better=not METRICS[deciding]):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
-        for line in (*_exact(result.name, images), in_words(result.protocol)):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        leads = _leads(found.run, tables[deciding], archs, str(titles[deciding]), lower_is_better=not METRICS[deciding])
+        for line in (*leads, *_exact(result.name, images), in_words(result.protocol)):
+            say(console, line)
     for line in (*_remarks(found), *(f"left out: {reason}" for reason in found.not_judged)):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     if found.left_out:
-        console.print(f"stopped: {found.left_out} more networks had no turn", highlight=False)
+        say(console, f"stopped: {found.left_out} more networks had no turn")
 
 
 def _exact(name: str, images: pd.DataFrame) -> Iterator[str]:
@@ -175,7 +176,7 @@ def _remarks(found: RunEvaluation) -> Iterator[str]:
         if len(members) == len(found.evaluations):
             yield line
         else:
-            yield from (f"{find_architecture(one.arch).title}, seed {one.seed}: {line}" for one in members)
+            yield from (f"{found.run.titles[one.arch]}, seed {one.seed}: {line}" for one in members)
 
 
 def _name(judge: Perceptual | Judge | None) -> str | None:
@@ -196,18 +197,20 @@ def _cell(table: pd.DataFrame, metric: str, *, whole: bool) -> str:
     return with_interval(found, DIGITS[metric]) if whole else f"{found.mean:.{DIGITS[metric]}f}"
 
 
-def _leads(tables: dict[str, pd.DataFrame], archs: list[str], title: str, *, lower_is_better: bool) -> Iterator[str]:
+def _leads(
+    run: Run, tables: dict[str, pd.DataFrame], archs: list[str], title: str, *, lower_is_better: bool
+) -> Iterator[str]:
     """The first network against each other one."""
-    seedless = frozenset(arch for arch in archs if find_architecture(arch).pretrained or arch == "bicubic")
+    seedless = frozenset(arch for arch in archs if not is_trained(run, arch))
     present = {arch: tables[arch] for arch in archs if tables[arch].size}
-    for one in differences(present, lower_is_better=lower_is_better, seedless=seedless):
+    for one in differences(present, lower_is_better=lower_is_better, seedless=seedless, lost=lost_seeds(run)):
         if one.a == archs[0]:
-            yield _lead(one, title)
+            yield _lead(one, run.titles[one.a], run.titles[one.b], title)
 
 
-def _lead(one: Difference, title: str) -> str:
-    a, b = find_architecture(one.a).title, find_architecture(one.b).title
+def _lead(one: Difference, a: str, b: str, title: str) -> str:
     verdict = "more than chance explains" if one.separable else "not certain"
+    verdict += "" if one.holds else f" (not with the lost seeds of {a} counted as the worst)"
     return f"{title}: {a} - {b} = {with_interval(one.estimate)}, p {shown_p(one.p_holm)} (Holm): {verdict}"
 
 

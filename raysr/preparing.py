@@ -15,6 +15,7 @@ from raysr.errors import text_of
 from raysr.folders import is_hidden
 from raysr.images import Geometry
 from raysr.manifest import MANIFEST, Manifest, ManifestError, OtherVersionError
+from raysr.plain import say
 from raysr.shards import UNFINISHED
 from raysr.sources import KNOWN
 
@@ -184,7 +185,7 @@ class PrepareDisplay:
             TextColumn("photographs"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[news]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -207,7 +208,7 @@ class PrepareDisplay:
         self._bar.update(self._task, news=f"{name}: {done / 1e6:,.0f}{of} MB")
         if not self.console.is_terminal and time.monotonic() - self._printed > LINE_S:
             self._printed = time.monotonic()
-            self.console.print(f"{name}: {done / 1e6:,.0f}{of} MB", highlight=False)
+            say(self.console, f"{name}: {done / 1e6:,.0f}{of} MB")
 
     def update(self, advance: Advance) -> None:
         """Show how far it is."""
@@ -221,4 +222,4 @@ class PrepareDisplay:
             self._printed = now
             left = f", {(advance.total - advance.done) / speed:.0f} s left" if speed else ""
             line = f"{advance.done:,} of {advance.total:,} photographs, {news}{left}"
-            self.console.print(line, soft_wrap=True, highlight=False)
+            say(self.console, line)

@@ -14,6 +14,7 @@ from raysr.errors import text_of
 from raysr.images import Geometry
 from raysr.models import CHECKPOINT, MODELS, file_name, find_architecture, parse_arch, write_arch
 from raysr.models.pretrained import file_hash, is_network_file
+from raysr.naming import check_titles
 from raysr.prices import DEFAULT_PRICE_NAME
 from raysr.spec import TrainConfig
 
@@ -123,6 +124,7 @@ class CompareConfig:
                     f"--archs takes each architecture once, and the files of {other} and {arch} would have one name, "
                     f"{file_name(arch)}; two files of one name need titles, as in checkpoint(file='...', title='...')"
                 )
+        check_titles(self.archs)
         if self.calibration is not None and self.search.usd is not None and not self.search_at_frozen_cost:
             raise ValueError(
                 "--calibration is of one batch size, and --search.usd may choose another: leave one out, or search the "

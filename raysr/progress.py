@@ -13,6 +13,7 @@ from rich.table import Table
 
 from raysr.cost import format_usd
 from raysr.models import label
+from raysr.plain import add_row, plain, say
 
 POLL_S = 0.5
 
@@ -123,9 +124,11 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
 
     def _table(self, trials: list[dict[str, Any]]) -> Table:
         columns = ("trial", "state", "dollars", "of budget", "epoch", "loss", self.perceptual_name, "time left")
-        table = Table(*columns, title=f"{len(trials)} of {self.trials} trials begun", box=None, title_justify="left")
+        table = Table(title=f"{len(trials)} of {self.trials} trials begun", box=None, title_justify="left")
+        for column in columns:
+            table.add_column(plain(column))
         for trial in trials:
-            table.add_row(*_cells(trial))
+            add_row(table, _cells(trial))
         return table
 
     def _print_news(self, news: list[dict[str, Any]]) -> None:
@@ -137,7 +140,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             words = [f"{name} {cell}".strip() for name, cell in cells if cell != "-"]
             if progress["equalisation_error_pct"] is not None:
                 words.append(f"off budget {progress['equalisation_error_pct']:+.2f}%")
-            self.console.print("  ".join(words), soft_wrap=True, highlight=False)
+            say(self.console, "  ".join(words))
         self._printed = len(news)
 
 

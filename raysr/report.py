@@ -9,9 +9,12 @@ from rich.table import Table
 
 from raysr import storage
 from raysr.cost import format_usd
+from raysr.errors import text_of
 from raysr.figures import pictures, quality_curve, side_by_side
 from raysr.findings import Findings, find, shown_p, with_interval
-from raysr.models import find_architecture, label
+from raysr.models import label
+from raysr.naming import shown
+from raysr.plain import add_row, in_markdown, plain, say
 from raysr.rows import TrialRow
 from raysr.runs import Run
 from raysr.standings import QualityAt, Standing, metric_titles
@@ -30,12 +33,16 @@ def _share(row: Standing) -> str:
     return "-" if row.of_budget is None else f"{row.of_budget:.1%}"
 
 
+def _lost(row: Standing) -> str:
+    return f"{row.lost} of {row.ended}" if row.trained else "-"
+
+
 def _usd(row: Standing) -> str:
     return "unknown" if row.charged_usd is None else format_usd(row.charged_usd).lstrip("$")
 
 
 def _charged(trial: TrialRow) -> str:
-    return "-" if find_architecture(trial.arch).pretrained else format_usd(trial.charged_usd).lstrip("$")
+    return "-" if shown(trial.arch).pretrained else format_usd(trial.charged_usd).lstrip("$")
 
 
 def print_table(run: Run, console: Console) -> None:
@@ -44,7 +51,7 @@ def print_table(run: Run, console: Console) -> None:
     dollars = "notional $" if run.info["notional"] else "$"
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("architecture")
-    table.add_column(run.info["perceptual"]["name"], justify="right", no_wrap=True)
+    table.add_column(plain(run.info["perceptual"]["name"]), justify="right", no_wrap=True)
     columns: dict[str, Callable[[Standing], str]] = {
         **({run.info["alex"]["name"]: lambda row: _number(row.lpips_alex)} if run.info["alex"] else {}),
         "MS-SSIM": lambda row: _number(row.ms_ssim),
@@ -53,6 +60,7 @@ def print_table(run: Run, console: Console) -> None:
         "of budget": _share,
         "steps": lambda row: f"{row.steps:.0f}",
         "seeds": lambda row: str(row.seeds),
+        **({"lost seeds": _lost} if any(row.lost for row in found.standings) else {}),
         "ended": lambda row: row.statuses,
     }
     for column in ("steps", "ended", "PSNR", dollars, "seeds", "MS-SSIM"):
@@ -60,60 +68,87 @@ def print_table(run: Run, console: Console) -> None:
         if console.width < 62 + sum(3 + max(len(name), 8) for name in columns):
             del columns[column]
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(plain(column), justify="right", no_wrap=True)
     for row in found.standings:
-        table.add_row(row.title, _score(row), *(cell(row) for cell in columns.values()))
+        add_row(table, [row.title, _score(row), *(cell(row) for cell in columns.values())])
     console.print()
     console.print(table)
     console.print()
-    for sentence in found.verdict:
-        console.print(sentence, highlight=False, markup=False)
-    for sentence in found.warnings:
-        console.print(f"! {sentence}", highlight=False, markup=False)
+    for sentence in [*found.verdict, *(f"! {sentence}" for sentence in found.warnings)]:
+        console.print(plain(sentence))
     console.print("Every pair, the bill and notes on prices and schedules stand in the report.", style="dim")
 
 
-def _difference_cells(one: Difference) -> list[str]:
-    """Both names, the verdict, the difference with its interval, Holm's p and the chance to win."""
-    a, b = find_architecture(one.a).title, find_architecture(one.b).title
+def _difference_cells(run: Run, one: Difference) -> list[str]:
+    """Both names, the verdict, the difference with its interval, Holm's p and how often A was better."""
     verdict = "separable" if one.separable else "not separable"
-    return [a, b, verdict, with_interval(one.estimate), shown_p(one.p_holm), f"{one.a_beats_b:.0%}"]
+    verdict += "" if one.holds else " with the lost seeds"
+    difference = with_interval(one.estimate)
+    difference += "" if one.with_lost is None else f"; with the lost seeds {with_interval(one.with_lost)}"
+    return [run.titles[one.a], run.titles[one.b], verdict, difference, shown_p(one.p_holm), _wins_in_words(one)]
+
+
+def _wins_in_words(one: Difference) -> str:
+    """`in 3 of 3 cases`, or with enough seeds the chance for new ones: `62% [41%, 80%]`."""
+    if one.wins.chance is None:
+        return f"in {one.wins.won:g} of {one.wins.cases} cases"
+    low, high = one.wins.chance
+    return f"{one.a_beats_b:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def table_markdown(found: Findings) -> str:
     """The paper's Table 1 with this run's columns beside it, every pair, and quality at each share of the budget."""
     run = found.run
-    name = run.info["perceptual"]["name"]
+    name = in_markdown(run.info["perceptual"]["name"])
     ours = [name, "at step 0", "of bicubic", f"{name}, content", "MS-SSIM", "MS-SSIM, content", "SSIM", "SSIM, content"]
     ours += ["PSNR (dB)", "PSNR, content"]
-    ours += ["epochs", "charged $", "of budget", "$ / epoch", "inference ms", "parameters", "seeds", "ended"]
-    second = [run.info["alex"]["name"]] if run.info["alex"] else []
+    ours += [
+        "epochs",
+        "charged $",
+        "of budget",
+        "$ / epoch",
+        "inference ms",
+        "parameters",
+        "seeds",
+        "lost seeds",
+        "ended",
+    ]
+    second = [in_markdown(run.info["alex"]["name"])] if run.info["alex"] else []
     paper = ["paper: epochs", "paper: LPIPS", "paper: MS-SSIM"]
     lines: list[list[str]] = []
     for row in found.standings:
-        known = find_architecture(row.arch)
-        cells = [row.title, "-" if known.paper_epochs is None else str(known.paper_epochs)]
+        known = shown(row.arch)
+        cells = [in_markdown(row.title), "-" if known.paper_epochs is None else str(known.paper_epochs)]
         cells += [_number(known.paper_lpips), _number(known.paper_ms_ssim), _score(row), _number(row.perceptual_start)]
         cells += [_number(row.of_bicubic, 2), _number(row.perceptual_content), _number(row.ms_ssim)]
         cells += [_number(row.ms_ssim_content), _number(row.ssim), _number(row.ssim_content)]
         cells += [_number(row.psnr, 2), _number(row.psnr_content, 2), f"{row.epochs:.2f}", _usd(row), _share(row)]
         cells += ["-" if row.usd_per_epoch is None else f"{row.usd_per_epoch:.3g}", _number(row.inference_ms, 1)]
-        cells += [f"{row.params:,}", str(row.seeds), row.statuses, *([_number(row.lpips_alex)] if second else [])]
+        cells += [
+            f"{row.params:,}",
+            str(row.seeds),
+            _lost(row),
+            row.statuses,
+            *([_number(row.lpips_alex)] if second else []),
+        ]
         lines.append(cells)
-    notes = "".join(f"- {sentence}\n" for sentence in found.sentences)
+    notes = "".join(f"- {in_markdown(sentence)}\n" for sentence in found.sentences)
     parts = [_table(["Architecture", *paper, *ours, *second], lines), notes, _difference_table(found)]
     return "\n".join([*parts, _quality_table(found), _bill_table(found)]).rstrip("\n") + "\n"
 
 
 def _difference_table(found: Findings) -> str:
-    rows = [[label, *_difference_cells(one)] for label, one in _labelled_differences(found)]
+    rows = [
+        [*map(in_markdown, (metric, a, b)), *others]
+        for metric, a, b, *others in ([title, *_difference_cells(found.run, one)] for title, one in _titled(found))
+    ]
     if not rows:
         return ""
-    header = ["metric (PSNR in dB)", "A", "B", "verdict", "A - B", "p (Holm)", "P(A beats B)"]
+    header = ["metric (PSNR in dB)", "A", "B", "verdict", "A - B", "p (Holm)", "A beats B"]
     return _table(header, rows)
 
 
-def _labelled_differences(found: Findings) -> list[tuple[str, Difference]]:
+def _titled(found: Findings) -> list[tuple[str, Difference]]:
     titles = metric_titles(found.run)
     return [(titles[metric], one) for metric, pairs in found.differences.items() for one in pairs]
 
@@ -123,8 +158,8 @@ def _quality_table(found: Findings) -> str:
     if not rows:
         return ""
     shares = [f"{point.share:.0%} of the budget" for point in rows[0][1]]
-    header = [f"{found.run.info['perceptual']['name']} (rank; * on the front)", *shares]
-    return _table(header, [[title, *map(quality_cell, points)] for title, points in rows])
+    header = [f"{in_markdown(found.run.info['perceptual']['name'])} (rank; * on the front)", *shares]
+    return _table(header, [[in_markdown(title), *map(quality_cell, points)] for title, points in rows])
 
 
 def quality_rows(found: Findings) -> list[tuple[str, list[QualityAt]]]:
@@ -142,9 +177,8 @@ def quality_cell(point: QualityAt) -> str:
 def bill(run: Run) -> tuple[list[str], list[list[str]]]:
     """Where every trial's seconds went: the header and a row a trial; nothing for a run without that record."""
     trials = [trial for trial in run.trials if trial.seconds]
-    names = (
-        [name for name in trials[0].seconds or {} if any((t.seconds or {}).get(name) for t in trials)] if trials else []
-    )
+    every = dict.fromkeys(name for trial in trials for name in trial.seconds or {})
+    names = [name for name in every if any((trial.seconds or {}).get(name) for trial in trials)]
     charged = run.info["charged_segments"]
     header = ["trial", "attempts", *(f"{name} s{' *' if name in charged else ''}" for name in names)]
     header += ["waiting for data", "unaccounted", "billed $", "charged $", "off budget"]
@@ -154,7 +188,7 @@ def bill(run: Run) -> tuple[list[str], list[list[str]]]:
         cells = [
             f"{label(trial.arch)}, seed {trial.seed}",
             str(trial.attempts),
-            *(f"{seconds[name]:.1f}" for name in names),
+            *(f"{seconds.get(name, 0.0):.1f}" for name in names),
         ]
         cells += ["-" if trial.stall_share is None else f"{trial.stall_share:.2%}"]
         cells += ["-" if trial.unaccounted_share is None else f"{trial.unaccounted_share:.2%}"]
@@ -165,12 +199,29 @@ def bill(run: Run) -> tuple[list[str], list[list[str]]]:
 
 def _bill_table(found: Findings) -> str:
     header, rows = bill(found.run)
-    return f"Seconds of one accelerator; * is charged.\n\n{_table(header, rows)}" if rows else ""
+    cells = [[in_markdown(trial), *others] for trial, *others in rows]
+    return f"Seconds of one accelerator; * is charged.\n\n{_table(header, cells)}" if rows else ""
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def show(run: Run, console: Console) -> None:
+    """Print the table, then write the report and say where it lies.
+
+    Raises OSError, with what to do, where the run's folder cannot be written: then the table stands there already.
+    """
+    print_table(run, console)
+    try:
+        report = write_report(run)
+    except OSError as error:
+        raise OSError(
+            f"the report cannot be written into {run.folder}: {text_of(error)}. Make the folder writable or room in it, or "
+            "copy the run elsewhere, and give it to jobs/report.py"
+        ) from error
+    print_places(run, report, console)
 
 
 BEFORE_AFTER = "before_after.png"
@@ -182,7 +233,7 @@ def print_places(run: Run, report: str, console: Console) -> None:
     places = {"report": report, "before and after": storage.join(run.folder, BEFORE_AFTER)}
     for what, place in places.items():
         if storage.exists(place):
-            console.print(f"{what}: {place}", soft_wrap=True, highlight=False, markup=False)
+            say(console, f"{what}: {place}")
 
 
 def write_report(run: Run) -> str:
@@ -205,8 +256,9 @@ def write_report(run: Run) -> str:
         score=_score,
         share=_share,
         usd=_usd,
-        architecture=find_architecture,
-        differences=[[label, *_difference_cells(one)] for label, one in _labelled_differences(found)],
+        lost=_lost,
+        architecture=shown,
+        differences=[[title, *_difference_cells(run, one)] for title, one in _titled(found)],
         quality=quality_rows(found),
         quality_cell=quality_cell,
         bill=bill(run),

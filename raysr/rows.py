@@ -1,9 +1,27 @@
 """How a trial went, in rows: its validations on the way, and its end."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, TypeVar
 
-Status = Literal["finished", "invalid", "dead", "diverged", "failed", "interrupted"]
+Status = Literal["finished", "invalid", "dead", "diverged", "failed", "interrupted", "unfinished"]
+"""How a trial stands. unfinished: it has no end, because it still runs, has not begun or lost its driver."""
+
+T = TypeVar("T")
+
+
+def decode(kind: type[T], raw: Any, where: str) -> T:
+    """A `kind`, a dataclass, of what JSON says in the file `where`, without the fields that this version does not know.
+
+    Raises ValueError, which names the fields that are missing.
+    """
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where} should hold a record with named fields, and holds {str(raw)[:40]!r}")
+    given: dict[str, Any] = raw
+    known = fields(kind)  # pyright: ignore[reportArgumentType]
+    missing = [one.name for one in known if one.default is MISSING and one.name not in given]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}: it is damaged, or of another version of raysr")
+    return kind(**{one.name: given[one.name] for one in known if one.name in given})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,4 +118,15 @@ class TrialRow:
     """Weights below the run's folder."""
     error: str | None = None
     cause: Literal["network", "machine"] | None = None
-    """Of a failed trial: an exception in training, or a machine that did not carry it. None: nobody looked."""
+    """What made a failed trial fail: an exception in training, or want of a machine. None: unknown, and it counts as the
+    the network."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether the network itself kept the trial from a valid end: that is an outcome of the architecture."""
+        return self.status in ("dead", "diverged", "invalid") or (self.status == "failed" and self.cause != "machine")
+
+    @property
+    def missing(self) -> bool:
+        """Whether the trial says nothing of its network: it was stopped, still runs, or had no machine."""
+        return self.status != "finished" and not self.lost

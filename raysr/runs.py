@@ -1,44 +1,31 @@
 """The folder of a run: what each trial leaves in it, and how it is gathered for the tables."""
 
-import io
 import json
 import secrets
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from raysr import storage
-from raysr.evaluate import SUMMARY_NAMES, ImageScore
-from raysr.ledger import Ledger
 from raysr.models import trainable_parameters
-from raysr.rows import CurvePoint, Status, TrialRow
+from raysr.naming import builds_bicubic, titles
+from raysr.reading import ROWS, Frames, reached_so_far, read_info, read_trials
+from raysr.rows import Status, TrialRow
 from raysr.spec import TrialSpec
 from raysr.trial_files import TrialFiles
 
 
 def gather(run: str, trials: Sequence[TrialRow]) -> None:
     """Write `trials.jsonl`, `curves.parquet`, `images.parquet` and `history.parquet` from the trials' own files."""
-    files = [TrialFiles(run, row.arch, row.seed) for row in trials]
     lines = "".join(json.dumps(asdict(row)) + "\n" for row in trials)
-    storage.write_text(storage.join(run, "trials.jsonl"), lines)
-    curves = [asdict(point) for file in files for point in file.read_curve()]
-    _write_parquet(storage.join(run, "curves.parquet"), curves, [f.name for f in fields(CurvePoint)])
-    history = [score for file in files for score in file.read_images()]
-    last = {(point["arch"], point["seed"]): point["step"] for point in curves}
-    images = [score for score in history if score["step"] == last[score["arch"], score["seed"]]]
-    columns = ["arch", "seed", "step", *(f.name for f in fields(ImageScore))]
-    _write_parquet(storage.join(run, "history.parquet"), history, columns)
-    _write_parquet(storage.join(run, "images.parquet"), images, columns)
-
-
-def _write_parquet(location: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
-    buffer = io.BytesIO()
-    pd.DataFrame(rows, columns=pd.Index(columns)).to_parquet(buffer, index=False)
-    storage.write_bytes(location, buffer.getvalue())
+    storage.write_text(storage.join(run, ROWS), lines)
+    files = [TrialFiles(run, row.arch, row.seed) for row in trials]
+    Frames.of((file.read_curve(), file.read_images()) for file in files).write(run)
 
 
 @dataclass(frozen=True)
@@ -54,21 +41,32 @@ class Run:
     history: pd.DataFrame
     """The same at every validation."""
 
+    problems: Sequence[str] = ()
+    """What of the folder could not be read."""
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """What each architecture of the run is called in its tables; no two alike."""
+        return titles(trial.arch for trial in self.trials)
+
+    @cached_property
+    def yardstick(self) -> str | None:
+        """The architecture of the run that is bicubic interpolation; None where there is none."""
+        scale = self.info["data"]["geometry"].get("scale", 2)
+        # Only interpolation has no parameters: other code is not run for a table.
+        asked = dict.fromkeys(row.arch for row in self.trials if ":" not in row.arch or row.params == 0)
+        return next((arch for arch in asked if builds_bicubic(arch, scale)), None)
+
     @staticmethod
     def read(folder: str) -> "Run":
-        """Read the run in `folder`; raises FileNotFoundError when it is none."""
+        """Read the run in `folder` as it stands, also one that still runs or was killed.
+
+        Raises FileNotFoundError when it is none, and ValueError when its `run.json` cannot be read.
+        """
         folder = storage.absolute(folder)
-        if not storage.exists(storage.join(folder, "run.json")):
-            raise FileNotFoundError(f"{folder} is no run: it holds no run.json")
-        lines = storage.read_bytes(storage.join(folder, "trials.jsonl")).decode().splitlines()
-        return Run(
-            folder=folder,
-            info=json.loads(storage.read_bytes(storage.join(folder, "run.json"))),
-            trials=[TrialRow(**json.loads(line)) for line in lines],
-            curves=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "curves.parquet")))),
-            images=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "images.parquet")))),
-            history=pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(folder, "history.parquet")))),
-        )
+        info = read_info(folder)
+        found = read_trials(folder, info)
+        return Run(folder, info, found.trials, *found.frames, problems=found.problems)
 
 
 def unfinished_row(
@@ -79,17 +77,6 @@ def unfinished_row(
     cause: Literal["network", "machine"] | None = None,
 ) -> TrialRow:
     """The line of a trial that left none itself, with what its last validation found."""
-    files = TrialFiles(spec.run, spec.arch, spec.seed)
-    curve = files.read_curve()
-    reached: dict[str, Any] = {}
-    if curve:
-        last = asdict(curve[-1])
-        reached = {name: last[name] for name in SUMMARY_NAMES}
-        reached |= {"steps": last["step"], "epochs": last["epochs"], "charged_usd": last["charged_usd"]}
-        reached |= {"perceptual_start": curve[0].perceptual, "checkpoint": files.checkpoint}
-    spent = Ledger(spec.run, files.name).last()
-    if spent is not None:
-        reached |= {"billed_usd": spent.billed_usd, "attempts": spent.attempt, "seconds": spent.seconds}
     return TrialRow(
         arch=spec.arch,
         seed=spec.seed,
@@ -99,7 +86,7 @@ def unfinished_row(
         perceptual_name=perceptual_name,
         error=error,
         cause=cause,
-        **reached,
+        **reached_so_far(spec.run, spec.arch, spec.seed),
     )
 
 

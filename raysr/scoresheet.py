@@ -17,6 +17,7 @@ from raysr.judge import Judge
 from raysr.judging import NO_NUMBERS
 from raysr.losses import Perceptual
 from raysr.metrics import PSNR_CEILING_DB
+from raysr.plain import add_row, plain, say
 from raysr.protocol import Protocol
 from raysr.resemblance import UNLIKE
 from raysr.sources import told_passed_over
@@ -48,27 +49,26 @@ def _bits(bits: str) -> str:
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The means of each set, by which protocol they are, and every picture that could not be used."""
     upscaler, judges = evaluation.upscaler, evaluation.judges
-    table = Table(
-        title=f"{upscaler.name}, x{upscaler.scale}, {upscaler.parameters:,} parameters, training cost {upscaler.cost}"
-    )
+    name = f"{upscaler.name}, x{upscaler.scale}, {upscaler.parameters:,} parameters, training cost {upscaler.cost}"
+    table = Table(title=plain(name))
     table.add_column("set", overflow="fold")
     shown = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
     shown |= {"perceptual": judges.perceptual.info.name} if judges.perceptual is not None else {}
     shown |= {"lpips_alex": judges.alex.info.name} if judges.alex is not None else {}
     for title in ("pictures", *shown.values()):
-        table.add_column(title, justify="right")
+        table.add_column(plain(title), justify="right")
     for result in evaluation.sets:
         means = result.means()
         cells = [_cell(result, name, means[name]) for name in shown]
-        table.add_row(result.name, str(len(result.scored)), *cells)
+        add_row(table, [result.name, str(len(result.scored)), *cells])
     console.print(table)
     protocols = dict.fromkeys(result.protocol for result in evaluation.sets)
     for protocol in protocols:
         names = ", ".join(result.name for result in evaluation.sets if result.protocol == protocol)
         line = f"{names} by {in_words(protocol)}" if len(protocols) > 1 else in_words(protocol)
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     for line in remarks(evaluation):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
 
 
 def _cell(result: SetResult, name: str, mean: float | None) -> str:

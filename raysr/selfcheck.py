@@ -17,6 +17,7 @@ from raysr.errors import text_of
 from raysr.images import PictureError
 from raysr.judging import compare_picture
 from raysr.metrics import on_scale_of, psnr
+from raysr.plain import say
 from raysr.protocol import LITERATURE, Kernel, Protocol, changed, differences, resize_bytes
 from raysr.testsets import PictureSet, find_set, open_picture, recognise
 
@@ -90,7 +91,7 @@ def self_check(config: EvaluateConfig, tell: Callable[[str], None] = lambda _: N
 def print_findings(findings: list[Finding], console: Console) -> bool:
     """Print what the check found; whether all of it is right."""
     for finding in findings:
-        console.print(finding.message, soft_wrap=True, markup=False, highlight=False)
+        say(console, finding.message)
     return all(finding.right for finding in findings)
 
 

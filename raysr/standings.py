@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from raysr.models import find_architecture
+from raysr.naming import shown
 from raysr.rows import TrialRow
 from raysr.runs import Run
 from raysr.statistics import Difference, Estimate, differences, estimate, pareto_front, score_table
@@ -34,6 +34,10 @@ class Standing:
     """How its trials ended: `finished`, or several words."""
     seeds: int
     """Trials that the scores are the mean of."""
+    lost: int
+    """Seeds that its network lost by itself: dead, diverged, invalid, or failed by its own error."""
+    ended: int
+    """Seeds that came to an end of their own: those that finished, and the lost ones."""
     finished: bool
     """Whether it takes part in the verdict."""
     trained: bool
@@ -88,7 +92,7 @@ def standings(run: Run) -> list[Standing]:
     by_arch: dict[str, list[TrialRow]] = {}
     for trial in run.trials:
         by_arch.setdefault(trial.arch, []).append(trial)
-    bicubic = mean([trial.perceptual for trial in by_arch.get("bicubic", [])])
+    bicubic = mean([trial.perceptual for trial in by_arch.get(run.yardstick or "", [])])
     found = [_standing(run, arch, trials, bicubic) for arch, trials in by_arch.items()]
     return sorted(found, key=lambda s: (s.perceptual is None, s.perceptual or 0.0, s.params))
 
@@ -98,13 +102,16 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
     trials = ended or [trial for trial in all_trials if trial.perceptual is not None] or all_trials
     perceptual = mean([trial.perceptual for trial in trials])
     table = score_table(_ended(run, run.images, pretrained=True), arch, "perceptual")
-    known, params = find_architecture(arch), all_trials[0].params
-    trained = params > 0 and not known.pretrained
+    known, params = shown(arch), max(trial.params for trial in all_trials)
+    trained = is_trained(run, arch)
+    lost = sum(trial.lost for trial in all_trials) if trained else 0
     return Standing(
         arch=arch,
-        title=known.title,
+        title=run.titles[arch],
         statuses=", ".join(sorted({trial.status for trial in all_trials})),
         seeds=sum(trial.perceptual is not None for trial in trials),
+        lost=lost,
+        ended=lost + sum(trial.status == "finished" for trial in all_trials),
         finished=bool(ended) and not known.pretrained,
         trained=trained,
         params=params,
@@ -130,6 +137,20 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
     )
 
 
+def is_trained(run: Run, arch: str) -> bool:
+    """Whether the run trained it: neither interpolation nor a network from elsewhere."""
+    parameters = any(trial.params for trial in run.trials if trial.arch == arch)
+    return parameters and arch != run.yardstick and not shown(arch).pretrained
+
+
+def lost_seeds(run: Run) -> dict[str, frozenset[int]]:
+    """The seeds that each trained network lost by itself: they are outcomes of it, and no missing data."""
+    trained = {arch for arch in run.titles if is_trained(run, arch)}
+    return {
+        arch: frozenset(trial.seed for trial in run.trials if trial.arch == arch and trial.lost) for arch in trained
+    }
+
+
 def mean(values: Sequence[Any]) -> float | None:
     """Of the values that are known and numbers; None when none is."""
     known = [value for value in values if value is not None and math.isfinite(value)]
@@ -146,7 +167,7 @@ def _ended(run: Run, frame: pd.DataFrame, *, pretrained: bool) -> pd.DataFrame:
     ended = {
         (trial.arch, trial.seed)
         for trial in run.trials
-        if trial.status == "finished" and (pretrained or not find_architecture(trial.arch).pretrained)
+        if trial.status == "finished" and (pretrained or not shown(trial.arch).pretrained)
     }
     rows: Any = frame
     keys = zip(rows["arch"], rows["seed"], strict=True)
@@ -166,20 +187,27 @@ def metric_titles(run: Run) -> dict[str, str]:
 
 def paired(run: Run, rows: Sequence[Standing], metric: str) -> list[Difference]:
     """Every pair of architectures that finished, by one metric."""
-    images = finished(run, run.images)
+    images, lost = finished(run, run.images), lost_seeds(run)
     tables = {row.arch: score_table(images, row.arch, metric) for row in rows if row.finished}
     return differences(
         {arch: table for arch, table in tables.items() if not table.empty},
         lower_is_better=not METRICS[metric.removesuffix(CONTENT)],
         seedless=frozenset(row.arch for row in rows if not row.trained),
+        lost=lost,
+        lost_scores=[score_table(of_lost(run.images, arch, seeds), arch, metric) for arch, seeds in lost.items()],
     )
+
+
+def of_lost(images: Any, arch: str, seeds: frozenset[int]) -> pd.DataFrame:
+    """The scores of the pictures that the lost seeds of `arch` came to, as far as there are any."""
+    return images[(images["arch"] == arch) & images["seed"].isin(seeds)]
 
 
 def quality(run: Run) -> list[QualityAt]:
     """Quality at every share of the budget that was validated; nothing for a single architecture."""
     every: Any = finished(run, run.curves)
     curves = every[every["perceptual"].notna()]
-    shares = [*sorted(run.info["config"]["train"]["evaluate_at"]), 1.0]
+    shares = [*sorted(run.info["config"].get("train", {}).get("evaluate_at", ())), 1.0]
     if curves["arch"].nunique() < 2:
         return []
     points: list[tuple[float, str, dict[str, float], Estimate | None]] = []

@@ -140,6 +140,8 @@ class Wins:
     """The 95 % interval of P(A beats B), the chance that `a` scores better for a new seed of each on a new photograph
     (probability of improvement, Agarwal et al. 2021). None with fewer than MIN_SEEDS seeds or with one photograph:
     these say what was seen, and nothing of new ones."""
+    chance_here: tuple[float, float] | None
+    """The same for new seeds on these photographs; None with fewer than MIN_SEEDS seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +192,10 @@ def differences(
     therefore hold twice more. First, the difference must stay separable when each lost seed has, on each photograph,
     the worst finite score that any seed of any architecture got there: those of `tables`, and of `lost_scores`, which
     are tables of what lost seeds came to. That bounds the mean only as far as bad scores were seen. So, second and by
-    ranks alone, the share of the cases that the network wins must lie above one half with its whole interval, where a
-    lost seed loses to every seed that finished. Lost seeds of the network that is behind are left out of its
-    estimate: they can only help its rival, and counting them would widen the interval against the rival.
+    ranks alone, the share of the cases that the network wins must lie above one half with its whole interval over new
+    seeds (`Wins.chance_here`), where a lost seed loses to every seed that finished. Lost seeds of the network that is
+    behind are left out of its estimate: they can only help its rival, and counting them would widen the interval
+    against the rival.
     """
     lost = {arch: sorted(set(seeds)) for arch, seeds in (lost or {}).items() if arch not in seedless}
     every = [*tables.values(), *lost_scores] if any(lost.values()) else []
@@ -253,9 +256,9 @@ def _paired(left: pd.DataFrame, right: pd.DataFrame, left_seedless: bool, right_
 
 def _above_half(wins: Wins, *, a_leads: bool) -> bool:
     """Whether the leader's share of the cases lies above one half, interval and all."""
-    if wins.chance is None:
+    if wins.chance_here is None:
         return False
-    low, high = wins.chance
+    low, high = wins.chance_here
     return low > 0.5 if a_leads else high < 0.5
 
 
@@ -265,10 +268,14 @@ def _wins(a: pd.DataFrame, b: pd.DataFrame, seedless: tuple[bool, bool], *, lowe
     left, right = (np.where(table.isna(), math.inf, sign * table.to_numpy()) for table in (a, b))
     won = (left[:, None] < right[None]) + (left[:, None] == right[None]) / 2
     # One row stands for every seed of what takes none: its luck is none.
-    random = [size for size, fixed in zip(won.shape, (*seedless, False), strict=True) if not fixed]
-    seeds = random[:-1]
-    can_tell = bool(seeds) and min(seeds) >= MIN_SEEDS and won.shape[2] > 1
-    return Wins(cases=won.size, won=float(won.sum()), chance=_interval(won, min(random)) if can_tell else None)
+    seeds = min((size for size, fixed in zip(won.shape, seedless, strict=False) if not fixed), default=0)
+    photographs = won.shape[2]
+    return Wins(
+        cases=won.size,
+        won=float(won.sum()),
+        chance=_interval(won, min(seeds, photographs)) if seeds >= MIN_SEEDS and photographs > 1 else None,
+        chance_here=_interval(won.mean(2, keepdims=True), seeds) if seeds >= MIN_SEEDS else None,
+    )
 
 
 def _interval(won: Float[np.ndarray, "a b photographs"], fewest: int) -> tuple[float, float]:

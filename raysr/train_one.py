@@ -15,9 +15,10 @@ from raysr.cost import PAPER_BUDGET, Budget, Price
 from raysr.device import this_device
 from raysr.judge import TARGETS, drop_targets
 from raysr.losses import perceptual_infos
-from raysr.models import find_architecture
+from raysr.models import file_name, find_architecture
 from raysr.own_code import check_code, code_digest
 from raysr.pairs import PairSet
+from raysr.plain import say
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, ProgressDisplay
 from raysr.provenance import RunInfo, now
@@ -92,7 +93,7 @@ def _begin(config: TrainOneConfig, console: Console) -> Outcome:
     train = config.train
     perceptual, alex = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
     scale = PairSet(config.data, "train", verify=False).geometry.scale
-    run = new_run_folder(config.out, config.arch, now().strftime("%Y%m%d-%H%M%S"))
+    run = new_run_folder(config.out, file_name(config.arch), now().strftime("%Y%m%d-%H%M%S"))
     spec = TrialSpec(
         arch=config.arch,
         seed=config.seed,
@@ -119,7 +120,7 @@ def _begin(config: TrainOneConfig, console: Console) -> Outcome:
             resources={"use_gpu": kind == "cuda"},
             figure_image_id=check_trials([spec]),
         ).write()
-    console.print(f"run folder: {run}", soft_wrap=True, highlight=False, markup=False)
+    say(console, f"run folder: {run}")
     with claimed(run):
         return _run(spec, kind, console, perceptual.name)
 
@@ -161,7 +162,7 @@ def _resume(config: TrainOneConfig, console: Console) -> Outcome:
     with claimed(run):
         part = taken_up(now().isoformat(timespec="seconds"), device, info["resources"])
         amend(run, resumed=[*info.get("resumed", []), part], data=info["data"] | {"location": spec.data})
-        console.print(f"run folder: {run}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"run folder: {run}")
         return _run(spec, kind, console, weights.name)
 
 

@@ -12,8 +12,9 @@ from safetensors.torch import save
 from torch import nn
 
 from raysr import storage
+from raysr.errors import text_of
 from raysr.evaluate import ImageScore
-from raysr.rows import CurvePoint, TrialRow
+from raysr.rows import CurvePoint, TrialRow, decode
 from raysr.spec import trial_name
 
 
@@ -90,11 +91,12 @@ class TrialFiles:
     def read_row(self) -> TrialRow | None:
         """The trial's end, or None when it has not come to one."""
         raw = self._read("row.json")
-        return None if raw is None else TrialRow(**raw)
+        return None if raw is None else decode(TrialRow, raw, storage.join(self.folder, "row.json"))
 
     def read_curve(self) -> list[CurvePoint]:
         """Every validation so far."""
-        return [CurvePoint(**point) for point in self._read("curve.json") or []]
+        where = storage.join(self.folder, "curve.json")
+        return [decode(CurvePoint, point, where) for point in self._read("curve.json") or []]
 
     def read_images(self) -> list[dict[str, Any]]:
         """The scores of each picture at every validation of the curve, with the trial's name, oldest first."""
@@ -102,12 +104,19 @@ class TrialFiles:
         return [
             mine | {"step": point.step} | score
             for point in self.read_curve()
-            for score in json.loads(storage.read_bytes(self._images(point.step)))
+            for score in _parsed(self._images(point.step))
         ]
 
     def _read(self, name: str) -> Any:
         location = storage.join(self.folder, name)
-        return json.loads(storage.read_bytes(location)) if storage.exists(location) else None
+        return _parsed(location) if storage.exists(location) else None
+
+
+def _parsed(location: str) -> Any:
+    try:
+        return json.loads(storage.read_bytes(location))
+    except ValueError as error:
+        raise ValueError(f"{location} is damaged: {text_of(error)}") from error
 
 
 def write_png(location: str, pixels: np.ndarray) -> None:

@@ -417,12 +417,87 @@ def test_a_network_that_diverged_does_not_change_who_wins(place: int, tmp_path: 
     assert "nan" not in table_markdown(found)
 
 
+def with_lost(tmp_path: Path, status: str, cause: str | None = None) -> Run:
+    """ESPCN is far ahead by three seeds, and five others ended otherwise; SRCNN finished with all eight."""
+    rng = np.random.default_rng(0)
+    espcn = [row("espcn", 0.01 + float(rng.normal(0, 1e-5)), seed) for seed in range(3)]
+    srcnn = [row("srcnn", 0.02 + float(rng.normal(0, 1e-5)), seed) for seed in range(8)]
+    gone = [row("espcn", None, seed, status=status, error="it broke", cause=cause) for seed in range(3, 8)]
+    return make_run(tmp_path, *espcn, *gone, *srcnn, row("bicubic", 0.03))
+
+
+@pytest.mark.parametrize("status", ["dead", "diverged", "invalid", "failed"])
+def test_survivors_alone_decide_no_verdict(status: str, tmp_path: Path) -> None:
+    run = with_lost(tmp_path, status)
+    found = find(run)
+    assert found.verdict[0].startswith("Not decided: ESPCN is ahead")
+    assert "photographs SRCNN could be ahead" in found.verdict[0] or "SRCNN or Bicubic" in found.verdict[0]
+    text = said(run)
+    assert "ESPCN lost 5 of 8 seeds (dead, diverged, invalid or failed): its scores are of the 3 that finished." in text
+    assert "A lost seed counts as the worst: with those, ESPCN has no lead that is sure." in text
+    assert "misses" not in text
+    (pair,) = [one for one in found.differences["perceptual"] if {one.a, one.b} == {"espcn", "srcnn"}]
+    assert not pair.separable
+    # Its share of lost seeds stands in each table.
+    out = StringIO()
+    print_table(run, Console(file=out, width=100))
+    assert re.search(r"ESPCN +0\.0100 .* 5 of 8", out.getvalue())
+    table = table_markdown(found)
+    head, _, first = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[:3])
+    assert (first[0], first[head.index("lost seeds")]) == ("ESPCN", "5 of 8")
+    assert "| ESPCN | SRCNN | not separable with the lost seeds |" in table
+    if status == "dead":  # a page takes a second
+        assert "<td>3</td><td>5 of 8</td>" in Path(write_report(run)).read_text()
+
+
+@pytest.mark.parametrize(("status", "cause"), [("interrupted", None), ("failed", "machine"), ("unfinished", None)])
+def test_a_seed_that_had_no_machine_is_missing_and_no_outcome(status: str, cause: str | None, tmp_path: Path) -> None:
+    run = with_lost(tmp_path, status, cause)
+    text = said(run)
+    assert find(run).verdict[0].startswith("ESPCN gives the best picture")
+    assert "ESPCN misses seeds 3, 4, 5, 6 and 7 of 8: no end yet, stopped, or no machine." in text
+    assert f"--resume {run.folder} runs it" in text
+    assert "lost 5" not in text
+    assert "| 3 | 0 of 3 |" in table_markdown(find(run))
+
+
+def test_a_lead_that_holds_with_the_lost_seeds_is_a_win_and_says_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    espcn = [row("espcn", 0.01 + float(rng.normal(0, 1e-5)), seed) for seed in range(11)]
+    srcnn = [row("srcnn", 0.02 + float(rng.normal(0, 1e-5)), seed) for seed in range(12)]
+    run = make_run(tmp_path, *espcn, row("espcn", None, 11, status="dead"), *srcnn)
+    assert find(run).verdict[0].startswith("ESPCN gives the best picture")
+    assert "The lead of ESPCN holds with the lost seeds counted as the worst." in said(run)
+    # What a dead seed came to is seen: here it is so bad that the mean of all seeds decides nothing.
+    bad = make_run(tmp_path, *espcn, row("espcn", 0.9, 11, status="dead"), *srcnn)
+    assert find(bad).verdict[0].startswith("Not decided")
+
+
+def test_bicubic_is_never_lost(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    run = make_run(tmp_path, *seeded("espcn", 0.02, 1e-4, rng), row("bicubic", None, status="failed", error="disk"))
+    assert "lost 1" not in said(run)
+    assert find(run).standings[-1].lost == 0
+    assert "Bicubic misses seed 0 of 1" in said(run)
+
+
+def test_a_share_of_seen_cases_is_no_chance_for_new_seeds_where_there_are_few(tmp_path: Path) -> None:
+    one = make_run(tmp_path, row("espcn", 0.01), row("srcnn", 0.02))
+    text, page = table_markdown(find(one)), Path(write_report(one)).read_text()
+    assert "| in 3 of 3 cases |" in text
+    assert "<td>in 3 of 3 cases</td>" in page
+    assert "100%" not in text.split("| metric (PSNR in dB)")[1].split("| LPIPS")[1]
+    rng = np.random.default_rng(2)
+    five = make_run(tmp_path, *seeded("espcn", 0.01, 1e-4, rng), *seeded("srcnn", 0.02, 1e-4, rng))
+    assert "| 100% [44%, 100%] |" in table_markdown(find(five))  # three photographs are the least of the three
+
+
 def test_a_rival_that_is_better_on_the_seeds_that_both_have_is_not_beaten(tmp_path: Path) -> None:
     # ESPCN leads by a fourth seed that SRCNN does not have; on the common ones SRCNN is better by more than luck.
     espcn = [row("espcn", 0.0100 + seed / 1e6, seed) for seed in range(3)] + [row("espcn", 0.0010, 3)]
     srcnn = [row("srcnn", 0.0090 + seed / 1e6, seed) for seed in range(3)]
-    invalid = row("srcnn", 0.02, 3, status="invalid")
-    found = find(make_run(tmp_path, *espcn, *srcnn, invalid))
+    stopped = row("srcnn", 0.02, 3, status="interrupted")
+    found = find(make_run(tmp_path, *espcn, *srcnn, stopped))
     assert found.winner == "espcn"
     (pair,) = found.differences["perceptual"]
     assert pair.separable

@@ -4,6 +4,7 @@ A network of one's own is an nn.Module made by `MyNet(scale, **options)` whose f
 """
 
 import ast
+import hashlib
 import importlib
 import inspect
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raysr import storage
 from raysr.errors import text_of
 from raysr.models import community
 from raysr.models.bicubic import Bicubic
@@ -138,19 +140,39 @@ def find_architecture(arch: str) -> Architecture:
         raise ValueError(
             f"unknown architecture {arch!r}{hint} known: {', '.join(MODELS)}, and package.module:Class for your own"
         )
-    title = options.pop("title", None)
+    title = title_with(row.title, options, pretrained=row.pretrained)
+    named = options.pop("title", None) is not None
     _check_options(name, row, options)
-    if title is None and not options:
+    if not named and not options:
         return row
-    shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    shown = _in_words(options)
     return Architecture(
-        title=str(title) if title is not None else row.title if row.pretrained else f"{row.title} ({shown})",
+        title=title,
         build=partial(row.build, **options),
         source=f"{row.source}; {shown}" if shown else row.source,
         year=row.year,
         scales=row.scales,
         pretrained=row.pretrained,
     )
+
+
+def title_with(base: str, options: dict[str, Any], *, pretrained: bool) -> str:
+    """What tables print: the option `title`, else `base` with the other options of a network that is trained here.
+
+    It is one line. Raises ValueError for a `title` of no letter.
+    """
+    given = {key: value for key, value in options.items() if key != "title"}
+    words = options.get("title")
+    if words is None:
+        words = base if pretrained or not given else f"{base} ({_in_words(given)})"
+    title = storage.printable(" ".join(str(words).split()))
+    if not title:
+        raise ValueError(f"title={options['title']!r} prints nothing: expected words")
+    return title
+
+
+def _in_words(options: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in options.items())
 
 
 def parse_arch(arch: str) -> tuple[str, dict[str, Any]]:
@@ -175,13 +197,21 @@ def write_arch(name: str, options: dict[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else name
 
 
+_LONGEST = 160
+"""Bytes of a name in `file_name`: disks take 255, and a seed, a suffix and the like come behind it."""
+
+
 def file_name(arch: str) -> str:
     """`arch` in characters that are safe in the name of a file: `inverted_unet3_width_32`. Of a checkpoint, its file's
     name is enough."""
     name, options = parse_arch(arch)
     if name == CHECKPOINT:
         arch = str(options.get("title", title_of(str(options.get("file")))))
-    return re.sub(r"[^\w.+-]+", "_", arch).strip("_")
+    plain = re.sub(r"[^\w.+-]+", "_", arch).strip("_")
+    if len(plain.encode()) <= _LONGEST:
+        return plain
+    digest = hashlib.sha256(arch.encode()).hexdigest()[:12]
+    return f"{plain.encode()[: _LONGEST - 13].decode(errors='ignore')}-{digest}"
 
 
 def label(arch: str) -> str:
