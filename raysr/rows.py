@@ -118,7 +118,7 @@ class TrialRow:
     """Weights below the run's folder."""
     error: str | None = None
     cause: Literal["network", "machine"] | None = None
-    """What made a failed trial fail: an exception in training, or want of a machine. None: unknown, and it counts as the
+    """What made a failed trial fail: an exception in training, or want of a machine. None: unknown, it counts as the
     the network."""
 
     @property
