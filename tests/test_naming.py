@@ -71,6 +71,11 @@ def test_hostile_names_are_printed_as_they_are_in_every_place_of_a_report(tmp_pa
     assert not any(re.search(r"<|&(?!lt;|gt;|amp;)", line["name"]) for line in data)
 
 
+def test_a_line_for_markdown_is_one_line_and_keeps_its_letters() -> None:
+    assert in_markdown("a\n| b") == r"a \| b"
+    assert in_markdown("2x_good.pth, _it_ (4 ups)") == r"2x_good.pth, \_it\_ (4 ups)"
+
+
 def progress(arch: str) -> dict[str, Any]:
     return {
         "arch": arch,
@@ -173,6 +178,7 @@ def test_the_modules_name_joins_where_two_networks_have_one_class_name(modules: 
     archs = ("names_one:MyNet", "names_two:MyNet", "names_two:MyNet(width=2)")
     assert list(titles(archs).values()) == ["names_one:MyNet", "names_two:MyNet", "names_two:MyNet (width=2)"]
     assert titles(archs[:1]) == {"names_one:MyNet": "MyNet"}
+    assert list(titles(["espcn", "names_one:ESPCN"]).values()) == ["ESPCN", "names_one:ESPCN"]
     assert CompareConfig(preset="demo", archs=archs).archs == archs
     run = make_run(tmp_path, row("espcn", 0.01), *(row(arch, 0.02) for arch in archs))
     (verdict, *_) = find(run).verdict

@@ -236,7 +236,13 @@ def test_a_lead_that_holds_with_the_lost_seeds_counted_as_the_worst_stays_sure()
 def test_lost_seeds_of_the_one_behind_and_of_what_takes_no_seed_change_no_verdict() -> None:
     rng = np.random.default_rng(2)
     good, poor = seeds(rng, 0.1, 8), seeds(rng, 0.2, 5)
-    (one,) = differences({"good": good, "poor": poor}, lower_is_better=True, lost={"poor": range(5, 8)})
+    awful = pd.DataFrame(np.full((3, 12), 50.0), index=pd.Index(range(5, 8)))
+    (one,) = differences(
+        {"good": good, "poor": poor}, lower_is_better=True, lost={"poor": range(5, 8)}, lost_scores=[awful]
+    )
+    assert one.with_lost is not None
+    assert one.with_lost.p_value is not None
+    assert one.with_lost.p_value > 0.05  # so wide is the interval with them
     assert one.separable
     assert one.a_beats_b == 1.0
     bicubic = pd.DataFrame(np.full((1, 12), 0.01))
