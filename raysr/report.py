@@ -218,8 +218,8 @@ def show(run: Run, console: Console) -> None:
         report = write_report(run)
     except OSError as error:
         raise OSError(
-            f"the report cannot be written into {run.folder}: {text_of(error)}. Make the folder writable or room in it, "
-            "or copy the run elsewhere, and give it to jobs/report.py"
+            f"the report cannot be written into {run.folder}: {text_of(error)}. Make the folder writable, or room in "
+            "it, or copy the run elsewhere, and give it to jobs/report.py"
         ) from error
     print_places(run, report, console)
 
