@@ -48,13 +48,18 @@ class Ledger:
         """The attempt that is being written; 0 before `begin`."""
 
     def read(self) -> list[Entry]:
-        """Every line, oldest first. Raises ValueError for one that is none of ours."""
+        """Every line, oldest first, in an object store by attempts. Raises ValueError for one that is none of ours."""
         return [self._entry(line) for line in storage.read_lines(self.location)]
 
     def last(self) -> Entry | None:
-        """The newest line; None before the first."""
-        line = storage.last_line(self.location)
-        return None if line is None else self._entry(line)
+        """The newest line of the latest attempt; None before the first.
+
+        A worker that was given up for dead may write after the attempt that took its place.
+        """
+        if "://" in self.location:  # objects, in the order of their attempts
+            line = storage.last_line(self.location)
+            return None if line is None else self._entry(line)
+        return max(reversed(self.read()), key=lambda entry: entry.attempt, default=None)
 
     def _entry(self, line: str) -> Entry:
         try:
@@ -100,4 +105,4 @@ class Ledger:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        storage.append_line(self.location, json.dumps(asdict(entry)), self.attempt)
+        storage.append_line(self.location, json.dumps(asdict(entry)), rank=self.attempt)

@@ -127,16 +127,17 @@ def write_text(location: str, text: str) -> None:
     write_bytes(location, text.encode())
 
 
-def append_line(location: str, line: str, turn: int) -> None:
+def append_line(location: str, line: str, *, rank: int = 0) -> None:
     """Add a line to a journal, durably.
 
     A local one is the file `location`, appended to. An object store cannot append: there every line is an object of
-    its own below `location`, never changed. Its name begins with `turn`, the number of its writer's turn, and goes on
-    with the writer's clock: the clocks of two writers are never compared.
+    its own below `location`, never changed. Their names order them by `rank` first and by the writer's clock second:
+    writers of unlike rank need no common clock.
     """
     store, path = filesystem(location)
     if not isinstance(store, fs.LocalFileSystem) or "://" in location:
-        name = f"{turn:06d}-{time.time_ns():020d}-{secrets.token_hex(4)}.json"
+        # The letter sorts them after those of older versions, which have the time alone.
+        name = f"r{rank:06d}-{time.time_ns():020d}-{secrets.token_hex(4)}.json"
         write_bytes(join(location, name), line.encode())
         return
     target = Path(path)
@@ -158,12 +159,7 @@ def read_lines(location: str) -> list[str]:
     if info.type == fs.FileType.File:
         text = read_bytes(location).decode(errors="replace")
         return [line for line in text.split("\n")[:-1] if not line.endswith("\r")]
-    return [read_bytes(join(location, name)).decode() for name in _in_turn(location)]
-
-
-def _in_turn(location: str) -> list[str]:
-    """Names of a journal's objects, oldest first; those from before turns were counted come before the others."""
-    return sorted(children(location), key=lambda name: (name.count("-") > 1, name))
+    return [read_bytes(join(location, name)).decode() for name in children(location)]
 
 
 def last_line(location: str) -> str | None:
@@ -171,7 +167,7 @@ def last_line(location: str) -> str | None:
     store, path = filesystem(location)
     if store.get_file_info(path).type != fs.FileType.Directory:
         return next(reversed(read_lines(location)), None)
-    names = _in_turn(location)
+    names = children(location)
     return read_bytes(join(location, names[-1])).decode() if names else None
 
 

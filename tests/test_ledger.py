@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,32 @@ def test_attempts_that_crash_one_after_the_other_lose_everything_between(run: st
     assert third.begin(NOTHING) == pytest.approx(27)
 
 
+def test_a_worker_that_writes_after_it_was_given_up_for_dead_hides_no_later_attempt(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (Ledger(run, "espcn-0") for _ in range(3))
+    first.begin(NOTHING)
+    write(first, 5, 10.0)
+    second.begin(NOTHING)
+    write(second, 2, 4.0)
+    real = time.time_ns
+    # On an object store the writer's clock is the only one: here that of the first worker goes an hour ahead.
+    monkeypatch.setattr("time.time_ns", lambda: real() + 3_600_000_000_000)
+    write(first, 9, 17.0)
+    monkeypatch.undo()
+    for over in (first, Ledger(run, "espcn-0")):
+        last = over.last()
+        assert last is not None
+        assert (last.attempt, last.step) == (2, 2)
+    with pytest.raises(RuntimeError, match="attempt 1 is over: attempt 2 has begun on"):
+        first.check()
+    second.check()
+    assert third.begin(NOTHING) == pytest.approx(5)
+    assert third.attempt == 3
+    third.check()
+    assert sorted(entry.step for entry in third.read()) == [2, 5, 9]
+
+
 def test_a_line_cut_short_by_a_crash_is_left_out_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path), "espcn-0")
     ledger.begin(NOTHING)
@@ -69,17 +96,17 @@ def test_a_line_cut_short_by_a_crash_is_left_out_and_a_damaged_one_is_named(tmp_
 
 def test_a_line_after_one_that_was_cut_short_is_not_lost(tmp_path: Path) -> None:
     journal = str(tmp_path / "journal.jsonl")
-    storage.append_line(journal, "one", 1)
+    storage.append_line(journal, "one", rank=1)
     with Path(journal).open("a") as stream:
         stream.write("tw")
-    storage.append_line(journal, "three", 1)
+    storage.append_line(journal, "three", rank=1)
     assert storage.read_lines(journal) == ["one", "three"]
 
 
 def test_a_journal_in_an_object_store_is_immutable_objects(tmp_path: Path) -> None:
     journal = (tmp_path / "journal.jsonl").as_uri()
     for line in ("a", "b", "c"):
-        storage.append_line(journal, line, 1)
+        storage.append_line(journal, line, rank=1)
     files = sorted((tmp_path / "journal.jsonl").iterdir())
     assert [file.read_text() for file in files] == ["a", "b", "c"]
     assert storage.read_lines(journal) == ["a", "b", "c"]
@@ -107,6 +134,6 @@ def test_a_journal_of_before_turns_were_counted_goes_on(tmp_path: Path) -> None:
     journal = (tmp_path / "journal.jsonl").as_uri()
     for number in (2, 1):
         storage.write_text(storage.join(journal, f"{number:020d}-{number:08x}.json"), f"old {number}")
-    storage.append_line(journal, "new", 3)
+    storage.append_line(journal, "new", rank=3)
     assert storage.read_lines(journal) == ["old 1", "old 2", "new"]
     assert storage.last_line(journal) == "new"

@@ -39,7 +39,7 @@ def test_a_journal_keeps_its_lines_in_the_order_of_writing(place: str) -> None:
     assert (storage.read_lines(journal), storage.last_line(journal)) == ([], None)
     lines = [f'{{"line": {number}}}' for number in range(30)]
     for number, line in enumerate(lines):
-        storage.append_line(journal, line, 1)
+        storage.append_line(journal, line, rank=1)
         assert storage.last_line(journal) == line
         if number % 10 == 0:
             assert storage.read_lines(journal) == lines[: number + 1]
