@@ -2,6 +2,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
+import torch
 from test_cost import DOLLAR_A_SECOND, Clock, spend
 
 from raysr.budget import WARMUP_FROM, Spending, rate_factor
@@ -10,11 +11,17 @@ from raysr.world import World
 
 
 def spending(
-    budget: Budget, *, steps: int | None = None, shares: Sequence[float] = (), frozen: StepCost | None = None
+    budget: Budget,
+    *,
+    steps: int | None = None,
+    shares: Sequence[float] = (),
+    frozen: StepCost | None = None,
+    device: str = "cpu",
 ) -> tuple[Spending, CostMeter, Clock]:
     clock = Clock()
     meter = CostMeter(DOLLAR_A_SECOND, clock=clock)
-    return Spending(budget, meter, World(), limit_steps=steps, shares=shares, frozen=frozen), meter, clock
+    world = World(device=torch.device(device))  # by whose kind alone a GPU is looked at seldom
+    return Spending(budget, meter, world, limit_steps=steps, shares=shares, frozen=frozen), meter, clock
 
 
 def test_two_networks_of_unlike_steps_end_within_one_step_of_the_same_budget() -> None:
@@ -30,6 +37,33 @@ def test_two_networks_of_unlike_steps_end_within_one_step_of_the_same_budget() -
         assert money.violation(step, 0.02) is None or seconds > 2
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_steps_that_grow_dearer_between_two_looks_at_the_clock_overshoot_by_less_than_one(device: str) -> None:
+    dear = 1.9
+    for first in range(0, 100, 3):  # the first dear step
+        money, meter, clock = spending(Budget(usd=100), device=device)
+        step = 0
+        while todo := money.steps_to_go(step):
+            with meter.training(todo):
+                for _ in range(todo):
+                    clock.now += 1 if step < first else dear
+                    step += 1
+        assert 100 - dear < meter.charged_usd < 100 + dear, first
+
+
+def test_a_gpu_is_looked_at_every_eighth_step_and_never_asked_for_a_step_too_much() -> None:
+    money, meter, clock = spending(Budget(usd=100), device="cuda")
+    looks, step = list[int](), 0
+    while todo := money.steps_to_go(step):
+        looks.append(todo)
+        with meter.training(todo):
+            clock.now += todo
+        step += todo
+    # One step while nothing is known of its price; at the end half of what is left, again and again.
+    assert looks == [1, *[8] * 10, 8, 5, 3, 1, 1, 1]
+    assert meter.charged_usd == 100
+
+
 def test_a_share_is_validated_at_the_last_step_that_it_pays_for() -> None:
     money, meter, clock = spending(Budget(usd=10), shares=(0.25, 0.5))
     validated: list[int] = []
@@ -41,6 +75,20 @@ def test_a_share_is_validated_at_the_last_step_that_it_pays_for() -> None:
             money.validated(step)
             validated.append(step)
     assert validated == [2, 5]
+
+
+def test_a_share_that_only_a_step_beyond_the_budget_would_pass_is_left_to_the_end() -> None:
+    # Ten steps of 0.97 are 9.7; the share is at 9.8, and an eleventh step would cost too much.
+    money, meter, clock = spending(Budget(usd=10), shares=(0.5, 0.98))
+    validated: list[int] = []
+    step = 0
+    while money.steps_to_go(step):
+        spend(meter, clock, 0.97)
+        step += 1
+        if money.validation_due(step):
+            money.validated(step)
+            validated.append(step)
+    assert (validated, step) == ([5], 10)
 
 
 def test_shares_closer_than_a_step_are_validated_once() -> None:

@@ -162,6 +162,30 @@ def test_a_search_is_charged_the_frozen_cost_where_its_batch_size_is_fixed(
     assert (free.frozen, free.frozen_steps) == (None, None)
 
 
+def test_of_the_configurations_that_trained_longest_the_best_score_wins_and_not_the_best_of_all(
+    base: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The dollars at which each was last judged, and its score: 9 is the most, the last one had what was left beside it.
+    reached = [(1.0, 0.05), (9.0, 0.30), (3.0, 0.10), (9.0, 0.20), (9.5, 0.25), (9.0, math.inf)]
+
+    def tune(money: _Money, resources: object) -> None:
+        for index, (usd, score) in enumerate(reached):
+            offer = money.suggest(f"{index}")
+            assert isinstance(offer, dict)
+            spent(money._open[f"{index}"], usd)
+            money.on_trial_complete(f"{index}", {"rung_usd": usd, "perceptual": score})
+        money.finished = True
+
+    monkeypatch.setattr("raysr.search._tune", tune)
+    spec = replace(base, held_out=())
+    found = find_settings(spec, replace(SEARCH, usd=36.0), Resources(False, 1, 1, 1))
+    assert found.best == 3
+    assert found.settings == draw(SEARCH, TRAIN, 3)
+    assert found.charged_usd == pytest.approx(sum(usd for usd, _ in reached))
+    assert found.billed_usd == pytest.approx(2 * found.charged_usd)
+    assert find_settings(spec, SEARCH, Resources(False, 1, 1, 1)) == found  # read, not searched again
+
+
 def test_a_configuration_without_a_score_is_the_worst_and_no_error(
     base: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

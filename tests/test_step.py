@@ -91,6 +91,30 @@ def test_a_device_that_runs_out_of_memory_gets_fewer_pairs_at_a_time_and_the_ste
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
+class HungryOnce(nn.Module):
+    """Runs out of memory once, in its pass number `when`."""
+
+    def __init__(self, when: int) -> None:
+        super().__init__()
+        self.inside, self.when, self.seen = fresh(), when, []
+
+    def forward(self, lr: Tensor) -> Tensor:
+        self.seen.append(len(lr))
+        if len(self.seen) == self.when:
+            raise torch.OutOfMemoryError("too many")
+        return self.inside(lr)
+
+
+def test_a_part_that_fails_after_others_leaves_nothing_of_them_in_the_step() -> None:
+    hungry, calm = HungryOnce(2), fresh()
+    smaller = stepper(hungry, 3, may_shrink=True)
+    seen = smaller.step(*pairs())
+    assert hungry.seen == [3, 2, 2, 2, 1]
+    assert torch.allclose(seen.loss, stepper(calm, 5).step(*pairs()).loss, rtol=1e-12)
+    for a, b in zip(hungry.inside.parameters(), calm.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
 def test_where_not_one_pair_fits_or_the_user_has_chosen_the_error_is_told() -> None:
     for most, may_shrink in ((0, True), (2, False)):
         with pytest.raises(torch.OutOfMemoryError, match="too many"):

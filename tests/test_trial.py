@@ -205,6 +205,29 @@ def test_checkpoints_come_by_the_clock_too_and_a_resumed_trial_goes_on_exactly_t
     assert [(point.step, point.loss) for point in one] == [(point.step, point.loss) for point in two]
 
 
+@pytest.mark.parametrize("when", ["validation", "clock"])
+def test_a_worker_that_was_given_up_for_dead_overwrites_nothing_when_it_comes_back(
+    when: str, make_trial: Callable[..., Trial]
+) -> None:
+    train, seconds = (QUICK, 300.0) if when == "validation" else (replace(QUICK, evaluate_at=()), 2.0)
+    late = make_trial(budget=Budget(samples=12), checkpoint_every_s=seconds, train=train)
+    later = make_trial(budget=Budget(samples=12), train=QUICK)
+    files, kept = Path(late.spec.run), dict[Path, bytes]()
+
+    class Suspended(Reporter):
+        def validated(self, trial: Trial) -> None:
+            later.load_state(torch.load(io.BytesIO(late.files.read_state() or b"")))
+            later.begin()
+            kept.update({file: file.read_bytes() for file in files.rglob("*") if file.is_file()})
+
+    with pytest.raises(RuntimeError, match="attempt 1 is over: attempt 2 has begun on"):
+        run_trial(late, Suspended(lambda progress: None))
+    now = {file: file.read_bytes() for file in files.rglob("*") if file.is_file()}
+    journal = Path(late.ledger.location)
+    assert {file for file in now if now[file] != kept.get(file)} <= {journal}
+    assert late.step < 6
+
+
 def test_a_trial_killed_between_its_last_validation_and_its_row_keeps_its_curve(
     make_trial: Callable[..., Trial],
 ) -> None:
@@ -343,6 +366,21 @@ def test_a_network_whose_picture_has_died_ends_as_dead_with_money_left(make_tria
     row = run_trial(trial, SILENT)
     assert row.status == "dead"
     assert row.steps == DEAD_AFTER_CHECKS
+
+
+def test_a_network_that_died_before_a_checkpoint_is_given_up_after_as_many_checks_as_ever(
+    make_trial: Callable[..., Trial],
+) -> None:
+    first, second = (make_trial("inverted_unet3", Budget(gpu_seconds=100)) for _ in range(2))
+    with torch.no_grad():
+        first.model.layers[-2].bias.fill_(-100)
+    first.validate()
+    for _ in range(DEAD_AFTER_CHECKS - 3):
+        first.take_steps(1)
+    assert first.fault() is None
+    second.load_state(first.state())
+    row = run_trial(second, SILENT)
+    assert (row.status, row.steps) == ("dead", DEAD_AFTER_CHECKS)
 
 
 def test_a_loss_that_is_no_number_ends_the_trial_as_diverged(make_trial: Callable[..., Trial]) -> None:
