@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint slow lock clean
+.PHONY: demo test lint slow smoke today lock clean
 
 demo: $(STAMP)
 	$(PY) jobs/compare.py demo
@@ -14,9 +14,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest
 
-# SLOW_MINUTES=N skips, with that reason, the slow tests that would begin later than that.
+# All groups of slow tests, or those of GROUP="chaos fleet"; smoke: the short tests of each; today: one group by turns.
 slow: $(STAMP)
-	SLOW_MINUTES=$(SLOW_MINUTES) $(PY) -m pytest -m slow -rs
+	$(PY) tests/groups.py $(GROUP)
+
+smoke: $(STAMP)
+	$(PY) tests/groups.py --smoke $(GROUP)
+
+today: $(STAMP)
+	$(PY) tests/groups.py --today
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -3,7 +3,6 @@
 import copy
 import functools
 import http.client
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from groups import pytest_collection_modifyitems  # noqa: F401
 from jaxtyping import install_import_hook
 from PIL import Image
 
@@ -27,16 +27,6 @@ with install_import_hook(CHECKED, "beartype.beartype"):  # before anything else 
     from raysr.images import Geometry
     from raysr.manifest import MANIFEST
     from raysr.sources import find_photographs
-
-
-BEGUN = time.monotonic()
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a slow test that would begin after the SLOW_MINUTES of the environment, if there are any."""
-    minutes = os.environ.get("SLOW_MINUTES")
-    if minutes and item.get_closest_marker("slow") and time.monotonic() - BEGUN > 60 * float(minutes):
-        pytest.skip(f"the {minutes} minutes for slow tests are over")
 
 
 def prepare_here(source: str, out: Path, geometry: Geometry) -> str:

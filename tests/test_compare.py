@@ -49,7 +49,10 @@ from raysr.weights import read_packaged
 ROOT = Path(__file__).parents[1]
 TRAIN = TrainConfig(learning_rate=1e-3, batch_size=2, patch_px=16, evaluate_at=(0.5,))
 SECONDS = 6.0
-TOLERANCE = 0.5
+PROMISED = 0.02
+"""A charge misses its budget by this share of it at most, or by one step where that is more."""
+LOOSE = 0.5
+"""For short runs that are not about the charge: a busy machine may hold one step up for longer than is promised."""
 
 pytestmark = pytest.mark.ray
 
@@ -63,11 +66,16 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def configured(pairs: str, out: Path, archs: tuple[str, ...], seconds: float = SECONDS) -> CompareConfig:
-    """A comparison so short that a busy machine may miss its budget by more than a real one's tolerance."""
     budget = Budget(gpu_seconds=seconds)
     return CompareConfig(
-        preset="paper", archs=archs, data=pairs, out=str(out), budget=budget, tolerance=TOLERANCE, train=TRAIN
+        preset="paper", archs=archs, data=pairs, out=str(out), budget=budget, tolerance=LOOSE, train=TRAIN
     )
+
+
+def missed(row: dict[str, Any]) -> tuple[float, float]:
+    """By how many dollars a trained network's charge misses its budget, and how many it may."""
+    step_usd = row["charged_usd"] / row["steps"]
+    return row["charged_usd"] - row["budget_usd"], max(PROMISED * row["budget_usd"], step_usd)
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +104,12 @@ def test_a_failed_trial_leaves_the_others_intact_and_names_its_error(outcome: Ou
     assert not outcome.interrupted
 
 
-def test_every_trained_network_spends_the_budget_and_bicubic_nothing(outcome: Outcome) -> None:
+def test_a_trained_network_spends_no_less_than_the_budget_and_bicubic_nothing(outcome: Outcome) -> None:
     rows = {trial.arch: trial for trial in outcome.run.trials}
     budget = SECONDS * 0.27 / 3600
     assert rows["srcnn"].budget_usd == pytest.approx(budget)
-    assert rows["srcnn"].charged_usd == pytest.approx(budget, rel=TOLERANCE)
+    error, allowed = missed(asdict(rows["srcnn"]))
+    assert -allowed <= error < LOOSE * budget
     assert rows["srcnn"].charged_usd < rows["srcnn"].billed_usd
     assert (rows["bicubic"].charged_usd, rows["bicubic"].steps) == (0, 0)
 
@@ -292,13 +301,39 @@ def test_a_comparison_that_cannot_run_is_refused_at_once(
         compare(config, Console(file=StringIO()))
 
 
-def command(pairs: str, out: Path, *words: str) -> list[str]:
+def command(pairs: str, out: Path, *words: str, seeds: int = 1, tolerance: float = LOOSE) -> list[str]:
     flags = ["--data", pairs, "--out", str(out), "--batch-size", "2", "--patch-px", "16"]
-    flags += ["--seeds", "1", "--tolerance", str(TOLERANCE)]
+    flags += ["--seeds", str(seeds), "--tolerance", str(tolerance)]
     return [sys.executable, "jobs/compare.py", "paper", *flags, *words]
 
 
 @pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.smoke
+def test_every_network_spends_the_budget_to_two_per_cent_or_one_step_and_else_its_row_says_invalid(
+    pairs: str, tmp_path: Path
+) -> None:
+    words = ["--archs", "espcn", "srcnn", "--budget.gpu-seconds", "6"]
+    job = command(pairs, tmp_path, *words, seeds=2, tolerance=PROMISED)
+    done = subprocess.run(job, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = tmp_path.iterdir()
+    rows = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    assert [(row["arch"], row["seed"]) for row in rows] == [(a, s) for a in ("espcn", "srcnn") for s in (0, 1)]
+    for row in rows:
+        error, allowed = missed(row)
+        assert row["budget_usd"] == pytest.approx(6 * 0.27 / 3600)
+        assert row["equalisation_error_pct"] == pytest.approx(100 * error / row["budget_usd"])
+        assert row["status"] == ("finished" if abs(error) <= allowed else "invalid"), row
+        assert (row["error"] is None) == (row["status"] == "finished")
+        assert error > -allowed  # only a step that was held up, and not the rule, may miss the budget
+    # A busy machine may hold up the last step of one trial, and hardly those of both.
+    assert {row["arch"] for row in rows if row["status"] == "finished"} == {"espcn", "srcnn"}
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.smoke
 def test_ctrl_c_leaves_checkpoints_and_a_run_that_can_be_looked_at(pairs: str, tmp_path: Path) -> None:
     words = ["--archs", "bicubic", "espcn", "srcnn", "--budget.gpu-seconds", "300", "--evaluate-at", "0.01"]
     job = subprocess.Popen(
@@ -332,6 +367,7 @@ def test_ctrl_c_leaves_checkpoints_and_a_run_that_can_be_looked_at(pairs: str, t
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 def test_a_failed_trial_ends_the_job_with_code_1_and_its_error(pairs: str, tmp_path: Path) -> None:
     # ESPCN's checkpoint cannot be written: a folder of its name is in the way.
     script = (
@@ -353,6 +389,7 @@ def test_a_failed_trial_ends_the_job_with_code_1_and_its_error(pairs: str, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(1200)
 def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_and_pays_for_no_second_twice(
     pairs: str, tmp_path: Path
@@ -378,7 +415,8 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_and_pays_for_no_sec
     rows = {row["arch"]: row for row in map(json.loads, (ledger_run(ledger) / "trials.jsonl").read_text().splitlines())}
     espcn = rows["espcn"]
     assert (espcn["status"], espcn["attempts"]) == ("finished", 2)
-    assert espcn["charged_usd"] == pytest.approx(30, rel=TOLERANCE)
+    error, allowed = missed(espcn)
+    assert abs(error) <= allowed
     assert espcn["seconds"]["lost"] > 1
     assert espcn["billed_usd"] == pytest.approx(sum(espcn["seconds"].values()))
     assert espcn["unaccounted_share"] < 0.02
@@ -424,6 +462,7 @@ def kill_inside_a_write(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(1200)
 def test_a_calibrated_comparison_killed_at_five_moments_ends_as_if_nothing_had_happened(
     pairs: str, tmp_path: Path
@@ -486,6 +525,7 @@ def test_a_calibrated_comparison_killed_at_five_moments_ends_as_if_nothing_had_h
 
 
 @pytest.mark.slow
+@pytest.mark.fleet
 def test_a_run_in_a_bucket_is_resumed_after_its_driver_was_killed(pairs: str, s3: str, tmp_path: Path) -> None:
     data, out = storage.join(s3, tmp_path.name, "set"), storage.join(s3, tmp_path.name, "runs")
     for file in Path(pairs).iterdir():
@@ -526,6 +566,7 @@ OWN = re.findall(r"```python\n(# my_network.py\n.*?)```", (ROOT / "README.md").r
 
 
 @pytest.mark.slow
+@pytest.mark.engine
 @pytest.mark.timeout(1200)
 def test_variants_and_a_network_of_ones_own_are_searched_calibrated_and_compared(pairs: str, tmp_path: Path) -> None:
     (tmp_path / "my_network.py").write_text(OWN)
@@ -649,17 +690,19 @@ def test_trials_run_seed_by_seed_and_the_architectures_of_each_in_an_order_of_it
 
 
 @pytest.mark.slow
+@pytest.mark.fleet
 def test_two_workers_share_a_trial_and_both_are_paid_and_a_seed_can_be_added(pairs: str, tmp_path: Path) -> None:
-    words = ["--archs", "bicubic", "espcn", "--budget.gpu-seconds", "6", "--workers-per-trial", "2"]
+    words = ["--archs", "bicubic", "espcn", "--budget.gpu-seconds", "12", "--workers-per-trial", "2"]
     subprocess.run(command(pairs, tmp_path, *words), cwd=ROOT, capture_output=True, check=True, timeout=300)
     (run,) = tmp_path.iterdir()
     row = json.loads((run / "trials.jsonl").read_text().splitlines()[1])
     assert row["status"] == "finished"
-    assert row["charged_usd"] == pytest.approx(6 * 0.27 / 3600, rel=TOLERANCE)
+    assert row["budget_usd"] == pytest.approx(12 * 0.27 / 3600)
+    error, allowed = missed(row)
+    assert abs(error) <= allowed
     # Dollars are of both workers: each of them ran for half of these seconds.
     each = row["seconds"]["train"] + row["seconds"]["stall"]
     assert row["charged_usd"] / 0.27 * 3600 == pytest.approx(2 * each)
-    assert each == pytest.approx(3, rel=TOLERANCE)
     # The run goes on with one seed more: the first stays as it was.
     again = [sys.executable, "jobs/compare.py", "paper", "--resume", str(run), "--extend-seeds", "2"]
     done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
@@ -682,6 +725,7 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.fleet
 def test_a_submitted_job_leaves_the_same_files(tmp_path: Path, short_folder: Path) -> None:
     """A head of its own with token authentication, on ports of its own; nothing else on this machine is touched."""
     token = tmp_path / "token"
@@ -712,7 +756,7 @@ def test_a_submitted_job_leaves_the_same_files(tmp_path: Path, short_folder: Pat
         submit = [ray, "job", "submit", "--address", "http://127.0.0.1:28265", "--working-dir", "."]
         entry = ["python", "jobs/compare.py", "demo", "--out", str(out), "--archs", "bicubic", "espcn"]
         done = subprocess.run(
-            [*submit, "--", *entry, "--budget.gpu-seconds", "3", "--tolerance", str(TOLERANCE)],
+            [*submit, "--", *entry, "--budget.gpu-seconds", "3", "--tolerance", str(LOOSE)],
             cwd=ROOT,
             env=environment,
             capture_output=True,

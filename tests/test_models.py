@@ -251,6 +251,7 @@ def one_distributed_worker(rank: int, archs: list[str], folder: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fleet
 def test_two_workers_train_each_kind_of_network_alike(tmp_path: Path) -> None:
     archs = ["srcnn", "espcn_keras", "vdsr(depth=4)", "srresnet(blocks=2)", "edsr_baseline(blocks=2)", "mdsr(blocks=2)"]
     archs += ["mdsr(blocks=2, scales=(2, 3))", "unet", "span", "compact", "swinir_light", "hat(width=60, groups=1)"]
@@ -566,6 +567,7 @@ def test_the_inverted_unet_is_alive_after_20_steps(learning_rate: float) -> None
 
 @pytest.mark.timeout(1500)
 @pytest.mark.slow
+@pytest.mark.engine
 @pytest.mark.parametrize("learning_rate", [1e-4, 1e-3])
 @pytest.mark.parametrize(("arch", "seeds"), [("inverted_unet3", 50), ("inverted_unet4", 15)])
 def test_many_seeds_of_both_inverted_unets_are_alive_after_20_steps(
@@ -576,6 +578,7 @@ def test_many_seeds_of_both_inverted_unets_are_alive_after_20_steps(
 
 
 @pytest.mark.slow
+@pytest.mark.engine
 def test_without_its_start_in_the_middle_the_last_relu_kills_some_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap is real: the same 50 seeds with a last bias of 0 do not all live."""
     monkeypatch.setattr("raysr.models.inverted_unet.OUTPUT_BIAS", 0.0)

@@ -1020,6 +1020,7 @@ def many_photographs(folder: Path, count: int) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 def test_a_job_that_is_killed_goes_on_and_ends_with_the_set_of_an_undisturbed_one(tmp_path: Path) -> None:
     source, out = many_photographs(tmp_path / "source", 200), tmp_path / "set"
     command = [sys.executable, str(ROOT / "jobs" / "prepare.py"), "--source", str(source), "--geometry.hr-px", "256"]
@@ -1078,6 +1079,8 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
+@pytest.mark.fleet
+@pytest.mark.smoke
 def test_two_nodes_share_the_work_and_the_loss_of_one_is_survived(tmp_path: Path) -> None:
     source = many_photographs(tmp_path / "source", 160)
     alone = prepare(PrepareConfig(source=str(source), out=str(tmp_path / "one"), geometry=Geometry(hr_px=256)))

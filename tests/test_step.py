@@ -214,6 +214,7 @@ def test_a_warm_up_leaves_weights_buffers_and_gradients_as_they_are() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engine
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")  # the tests' own check of shapes
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
 @pytest.mark.parametrize("arch", ["espcn", "inverted_unet3(width=16)"])

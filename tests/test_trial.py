@@ -510,6 +510,7 @@ def test_a_trial_in_parts_ends_where_a_whole_one_does_and_a_resumed_one_keeps_it
 
 
 @pytest.mark.slow
+@pytest.mark.engine
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")  # the tests' own check of shapes
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
 def test_compilation_is_charged_once_and_shown_and_not_again_after_a_resume(make_trial: Callable[..., Trial]) -> None:
