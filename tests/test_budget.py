@@ -90,17 +90,54 @@ def test_a_gpu_is_looked_at_every_eighth_step_and_never_asked_for_a_step_too_muc
     assert meter.charged_usd == 100
 
 
-def test_a_share_is_validated_at_the_last_step_that_it_pays_for() -> None:
-    money, meter, clock = spending(Budget(usd=10), shares=(0.25, 0.5))
-    validated: list[int] = []
+@pytest.mark.parametrize("shares", [(0.25, 0.5), (0.5, 0.25)])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_share_is_validated_at_the_last_step_that_it_pays_for(device: str, shares: tuple[float, ...]) -> None:
+    money, meter, clock = spending(Budget(usd=100), shares=shares, device=device)
+    assert money.paid_share(0) == 0
+    money.validated(0)  # before the first step
+    told: list[tuple[int, float]] = []
     step = 0
-    while money.steps_to_go(step):
-        spend(meter, clock, 1)
-        step += 1
+    while todo := money.steps_to_go(step):
+        spend(meter, clock, 0.7 * todo, steps=todo)
+        step += todo
         if money.validation_due(step):
+            told.append((step, money.paid_share(step)))
             money.validated(step)
-            validated.append(step)
-    assert validated == [2, 5]
+    assert told == [(35, 0.25), (71, 0.5)]
+    assert (step, money.paid_share(step)) == (142, 1)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.7, 1.1])
+def test_a_budget_of_so_many_steps_pays_for_as_many(seconds: float) -> None:
+    for count in range(1, 60):
+        money, meter, clock = spending(Budget(usd=seconds * count))
+        step = 0
+        while todo := money.steps_to_go(step):
+            spend(meter, clock, seconds * todo, steps=todo)
+            step += todo
+        assert step == count
+        assert StepCost(start_seconds=0, step_seconds=seconds).steps(seconds * count) == count
+
+
+def test_a_known_share_that_pays_for_no_step_is_validated_after_the_first() -> None:
+    money, _, _ = spending(Budget(samples=40), steps=10, shares=(0.05, 0.5))
+    money.validated(0)
+    assert (money.shares_done, money.paid_share(0)) == (0, 0)
+    assert money.validation_due(1)
+
+
+def test_a_rate_goes_by_the_money_that_is_spent_in_the_middle_of_its_step() -> None:
+    money, meter, clock = spending(Budget(usd=10), device="cuda")
+    spend(meter, clock, 4, steps=4)
+    assert money.midway(4, 0) == pytest.approx(0.45)
+    clock.now += 1
+    assert [money.midway(4, ahead) for ahead in (1, 2)] == pytest.approx([0.55, 0.65])
+
+
+def test_of_what_is_not_trained_all_is_spent() -> None:
+    money, _, _ = spending(Budget(samples=40))
+    assert (money.fraction(0), money.step_fraction) == (1, 0)
 
 
 def test_a_share_that_only_a_step_beyond_the_budget_would_pass_is_left_to_the_end() -> None:

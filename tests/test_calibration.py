@@ -88,6 +88,40 @@ def test_other_conditions_are_refused_by_name(
         calibration.check([replace(spec, **change)], device, RESOURCES | {"cpus_per_worker": cpus}, "FILE")
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("patch_px", 24),
+        ("batch_size", 4),
+        ("precision", "bfloat16"),
+        ("loss", "l1"),
+        ("perceptual", "vgg"),
+        ("micro_batch", 1),
+        ("compile", "default"),
+    ],
+)
+def test_every_setting_that_moves_the_time_of_a_step_is_a_condition(
+    name: str, other: object, calibration: Calibration, spec: TrialSpec
+) -> None:
+    changed = replace(spec, train=replace(spec.train, **{name: other}))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"under other conditions \({name} is {other}, then "):
+        calibration.check([changed], "a card", RESOURCES, "FILE")
+
+
+@pytest.mark.parametrize("name", ["workers_per_trial", "cpus_per_worker", "max_concurrent"])
+def test_every_share_of_the_machine_is_a_condition(name: str, calibration: Calibration, spec: TrialSpec) -> None:
+    with pytest.raises(ValueError, match=rf"under other conditions \({name} is 7, then "):
+        calibration.check([spec], "a card", RESOURCES | {name: 7}, "FILE")
+
+
+def test_a_network_that_is_timed_later_joins_those_that_were(calibration: Calibration, spec: TrialSpec) -> None:
+    other = replace(spec, arch="srcnn")
+    timing = replace(calibration.timings["espcn"], arch="srcnn", step_seconds=1.0)
+    both = calibration.with_timing(timing, conditions(other, "a card", RESOURCES))
+    both.check([spec, other], "a card", RESOURCES, "FILE")
+    assert [one.frozen_steps for one in both.freeze([spec, other])] == [16, 8]
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"archs": {"espcn": {"timing": {}}}}', '{"archs": 3}'])
 def test_a_file_that_is_no_calibration_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)

@@ -45,6 +45,9 @@ def test_every_accelerator_is_paid_until_the_slowest_is_done() -> None:
     assert meter.charged_seconds == pytest.approx(12)
     assert meter.charged_usd == pytest.approx(12)
     assert meter.step_usd == pytest.approx(12)
+    with meter.segment("eval"):
+        clock.now += 5
+    assert meter.billed_usd == pytest.approx(4 * (3 + 5))
 
 
 def test_the_device_is_waited_for_at_both_ends_and_not_at_every_step() -> None:
@@ -54,6 +57,9 @@ def test_the_device_is_waited_for_at_both_ends_and_not_at_every_step() -> None:
     spend(meter, clock, 8, steps=8)
     assert waits == [0, 8]
     assert meter.step_usd == pytest.approx(1)
+    with meter.segment("eval"):
+        clock.now += 5
+    assert waits == [0, 8, 8, 13]
 
 
 def test_the_next_step_is_expected_to_cost_the_median_of_the_latest() -> None:
@@ -66,6 +72,14 @@ def test_the_next_step_is_expected_to_cost_the_median_of_the_latest() -> None:
     for _ in range(5):
         spend(meter, clock, 3)
     assert meter.step_usd == pytest.approx(3)
+
+
+def test_waiting_for_data_is_counted_once_however_often_it_happens() -> None:
+    clock = Clock()
+    meter = CostMeter(DOLLAR_A_SECOND, clock=clock)
+    for waiting in (2, 0.5, 0):
+        spend(meter, clock, 3, waiting=waiting)
+    assert (meter.seconds["stall"], meter.seconds["train"]) == pytest.approx((2.5, 9))
 
 
 def test_time_is_counted_when_the_work_raises() -> None:
@@ -114,7 +128,12 @@ def test_the_ledger_goes_on_from_a_checkpoint() -> None:
     clock = Clock()
     meter, later = CostMeter(DOLLAR_A_SECOND, clock=clock), CostMeter(DOLLAR_A_SECOND, clock=clock)
     spend(meter, clock, 4, waiting=1)
+    for attempt in (meter, later):
+        with attempt.segment("setup"):
+            clock.now += 30
+    spend(later, clock, 0)  # whatever was measured before the checkpoint was read
     later.load_state(meter.state())
+    assert later.seconds["setup"] == pytest.approx(60)
     assert later.charged_usd == pytest.approx(5)
     assert later.step_usd == pytest.approx(5)
     spend(later, clock, 2)

@@ -43,6 +43,8 @@ def test_what_an_attempt_spent_after_its_checkpoint_is_lost(run: str) -> None:
     write(first, 9, 17.5)
     assert Ledger(run, "espcn-0").begin({"train": 10.0, "eval": 1.0}) == pytest.approx(7.5)
     assert Ledger(run, "espcn-0").begin(NOTHING) == pytest.approx(18.5)  # no checkpoint at all
+    # A worker that dies after its checkpoint, and before the line that tells of it, has lost nothing.
+    assert Ledger(run, "espcn-0").begin({"train": 20.0, "eval": 1.0}) == 0
 
 
 def test_attempts_that_crash_one_after_the_other_lose_everything_between(run: str) -> None:
