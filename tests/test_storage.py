@@ -25,6 +25,18 @@ def test_a_file_is_read_as_it_was_written_last(place: str) -> None:
     assert storage.children(place) == ["a"]
 
 
+def test_a_file_is_never_seen_half_written_and_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    target, opened = tmp_path / "state.pt", tmp_path / "as a reader has it open"
+    storage.write_bytes(str(target), b"old" * 1000)
+    os.link(target, opened)
+    storage.write_bytes(str(target), b"new")
+    assert (target.read_bytes(), opened.read_bytes()) == (b"new", b"old" * 1000)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        storage.write_bytes(str(tmp_path / "folder"), b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [opened.name, "folder", "state.pt"]
+
+
 def test_a_file_that_is_not_there_is_an_error_and_a_folder_that_is_not_there_has_no_children(place: str) -> None:
     missing = storage.join(place, "nothing.txt")
     with pytest.raises(FileNotFoundError):
