@@ -211,3 +211,5 @@ def test_a_search_does_not_judge_networks_that_have_learned_nothing(base: TrialS
     files = TrialFiles(spec.run, spec.arch, spec.seed)
     assert row.perceptual_start is None
     assert min(point.step for point in files.read_curve()) > 0
+    # Nor does it take the scores that only a final run shows.
+    assert all(point.perceptual_content is None for point in files.read_curve())

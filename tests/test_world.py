@@ -166,6 +166,14 @@ def test_a_fault_that_one_rank_sees_ends_the_trial_on_both(ranks: list[dict[str,
     assert [rank["dead"] for rank in ranks] == [("dead", DEAD_AFTER_CHECKS)] * 2
 
 
+def test_only_a_row_of_constant_pictures_is_death_and_not_as_many_with_others_between(
+    data: str, tmp_path: Path
+) -> None:
+    trial = opened(data, str(tmp_path / "run"), World(), budget=Budget(samples=80))
+    trial.model.spoil = lambda sr: sr if trial.step % DEAD_AFTER_CHECKS == 5 else sr * 0 + sr.mean()
+    assert ended(trial) == ("finished", 20)
+
+
 def test_ranks_whose_clocks_differ_take_the_same_steps_at_the_same_rates(ranks: list[dict[str, Any]]) -> None:
     # Twenty seconds of both are ten steps by rank 0, whose own set-up takes none; rank 1 would have stopped at seven.
     assert [rank["apart"][1] for rank in ranks] == [10, 10]
