@@ -157,7 +157,10 @@ def test_a_search_is_charged_the_frozen_cost_where_its_batch_size_is_fixed(
     for sizes in ((2,), (1, 2)):
         with pytest.raises(AskedError):
             find_settings(spec, replace(SEARCH, batch_sizes=sizes), Resources(False, 1, 1, 1))
-    fixed, free = asked
+    with pytest.raises(AskedError):
+        find_settings(spec, replace(SEARCH, batch_sizes=(2,)), Resources(False, 2, 1, 1))
+    fixed, free, of_two_workers = asked
+    assert of_two_workers.frozen is None  # a configuration has one
     assert (fixed.frozen, fixed.frozen_steps) == (spec.frozen, 4)
     assert (free.frozen, free.frozen_steps) == (None, None)
 
@@ -184,6 +187,32 @@ def test_of_the_configurations_that_trained_longest_the_best_score_wins_and_not_
     assert found.charged_usd == pytest.approx(sum(usd for usd, _ in reached))
     assert found.billed_usd == pytest.approx(2 * found.charged_usd)
     assert find_settings(spec, SEARCH, Resources(False, 1, 1, 1)) == found  # read, not searched again
+
+
+def test_a_search_that_was_stopped_is_no_result_and_stays_on_the_bill_of_the_next(
+    base: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = iter((False, True))
+
+    def tune(money: _Money, resources: object) -> None:
+        assert isinstance(money.suggest("only"), dict)
+        spent(money._open["only"], 5.0)
+        money.on_trial_complete("only", {"rung_usd": 3.0, "perceptual": 0.2})
+        money.finished = next(ends)
+
+    monkeypatch.setattr("raysr.search._tune", tune)
+    spec = replace(base, held_out=())
+    with pytest.raises(KeyboardInterrupt):
+        find_settings(spec, SEARCH, Resources(False, 1, 1, 1))
+    found = find_settings(spec, SEARCH, Resources(False, 1, 1, 1))
+    assert (found.charged_usd, found.billed_usd) == (5, 2 * 5 + 2 * 5)
+
+
+def test_the_last_configuration_takes_what_would_be_too_little_for_another(base: TrialSpec) -> None:
+    money = _Money(base, SEARCH)
+    for left, offered in ((10.5, 9.0), (9.9, 9.9), (1.5, 1.5)):
+        money.left = left
+        assert money.suggest(f"{left}") == {"index": len(money._open) - 1, "usd": offered}
 
 
 def test_a_configuration_without_a_score_is_the_worst_and_no_error(
