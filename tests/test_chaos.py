@@ -18,7 +18,7 @@ from raysr.ledger import Entry, Ledger
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

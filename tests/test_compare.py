@@ -1,5 +1,6 @@
 """The comparison on a real local Ray: Tune over Train, with one trial that fails."""
 
+import io
 import json
 import os
 import re
@@ -43,7 +44,7 @@ from raysr.progress import Board
 from raysr.provenance import commit
 from raysr.report import table_markdown, write_report
 from raysr.runs import Outcome, Run
-from raysr.spec import TrainConfig, TrialSpec, trial_name
+from raysr.spec import TrainConfig, TrialSpec
 from raysr.trial_files import TrialFiles
 from raysr.weights import read_packaged
 
@@ -78,7 +79,9 @@ def missed(run: str | Path, row: dict[str, Any], workers: int = 1) -> tuple[floa
 
     What a step costs is the median of the latest ones, as the last checkpoint has them.
     """
-    state = torch.load(Path(run, "trials", trial_name(row["arch"], row["seed"]), "state.pt"))
+    kept = TrialFiles(str(run), row["arch"], row["seed"]).read_state()
+    assert kept is not None
+    state = torch.load(io.BytesIO(kept))
     price = json.loads(Path(run, "run.json").read_text())["price"]["usd_per_hour"] / 3600
     step_usd = workers * median(state["meter"]["step_seconds"]) * price
     return row["charged_usd"] - row["budget_usd"], max(PROMISED * row["budget_usd"], step_usd)
@@ -784,7 +787,9 @@ def test_a_submitted_job_leaves_the_same_files(tmp_path: Path, short_folder: Pat
         head.communicate(timeout=90)
 
 
-@pytest.mark.parametrize("kept", ["on a disk", pytest.param("in a bucket", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kept", ["on a disk", pytest.param("in a bucket", marks=[pytest.mark.slow, pytest.mark.fleet])]
+)
 def test_places_of_any_name_mean_the_same_in_a_worker(
     kept: str, pairs: str, s3: str, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Files and journals, on a disk and on a real S3 server."""
 
+import os
 from pathlib import Path
 
 import numpy as np
