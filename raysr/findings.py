@@ -18,6 +18,7 @@ from raysr.standings import (
     Standing,
     fast_front,
     metric_titles,
+    mixed,
     paired,
     quality,
     standings,
@@ -82,6 +83,11 @@ def _warnings(run: Run, rows: list[Standing]) -> list[str]:
     said = [f"{label(trial.arch)} seed {trial.seed} {trial.status}: {_first_line(trial)}" for trial in _unfinished(run)]
     said += _missing(run, rows)
     said += [f"Left out of this report: {problem}." for problem in run.problems]
+    said += [
+        f"{run.titles[arch]} is several networks, of {listed([f'{count:,}' for count in params])} parameters: its code "
+        "was changed between seeds. The tables show its first seed alone, and it takes no part in the verdict."
+        for arch, params in mixed(run).items()
+    ]
     said += [
         f"{row.title} was trained elsewhere, on what and for how much is unknown: it stands in the tables with "
         f"{name} {row.perceptual:.4f}, and takes no part in the verdict."

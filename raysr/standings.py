@@ -99,6 +99,8 @@ def standings(run: Run) -> list[Standing]:
 
 def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | None) -> Standing:
     ended = [trial for trial in all_trials if trial.status == "finished" and trial.perceptual is not None]
+    if arch in mixed(run):
+        ended = ended[:1]
     trials = ended or [trial for trial in all_trials if trial.perceptual is not None] or all_trials
     perceptual = mean([trial.perceptual for trial in trials])
     table = score_table(_ended(run, run.images, pretrained=True), arch, "perceptual")
@@ -112,7 +114,7 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
         seeds=sum(trial.perceptual is not None for trial in trials),
         lost=lost,
         ended=lost + sum(trial.status == "finished" for trial in all_trials),
-        finished=bool(ended) and not known.pretrained,
+        finished=bool(ended) and not known.pretrained and arch not in mixed(run),
         trained=trained,
         params=params,
         epochs=mean([trial.epochs for trial in trials]) or 0.0,
@@ -122,7 +124,7 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
         usd_per_epoch=mean([trial.usd_per_epoch for trial in trials]),
         inference_ms=mean([trial.inference_ms for trial in trials]),
         perceptual=perceptual,
-        estimate=estimate(table.to_numpy()) if ended and not table.empty else None,
+        estimate=estimate(table.to_numpy()) if ended and not table.empty and arch not in mixed(run) else None,
         perceptual_start=mean([trial.perceptual_start for trial in trials]) if trained else None,
         of_bicubic=perceptual / bicubic if perceptual is not None and bicubic else None,
         ms_ssim=mean([trial.ms_ssim for trial in trials]),
@@ -143,6 +145,18 @@ def is_trained(run: Run, arch: str) -> bool:
     return parameters and arch != run.yardstick and not shown(arch).pretrained
 
 
+def mixed(run: Run) -> dict[str, list[int]]:
+    """Architectures whose finished seeds have unlike numbers of parameters, each with these numbers.
+
+    These are several networks under one name: their seeds have no mean.
+    """
+    found: dict[str, dict[int, None]] = {}
+    for trial in run.trials:
+        if trial.status == "finished":
+            found.setdefault(trial.arch, {})[trial.params] = None
+    return {arch: list(params) for arch, params in found.items() if len(params) > 1}
+
+
 def lost_seeds(run: Run) -> dict[str, frozenset[int]]:
     """The seeds that each trained network lost by itself: they are outcomes of it, and no missing data."""
     trained = {arch for arch in run.titles if is_trained(run, arch)}
@@ -159,7 +173,8 @@ def mean(values: Sequence[Any]) -> float | None:
 
 def finished(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of `run.images` or `run.curves` that take part in the verdict."""
-    return _ended(run, frame, pretrained=False)
+    rows: Any = _ended(run, frame, pretrained=False)
+    return rows[~rows["arch"].isin(list(mixed(run)))]
 
 
 def _ended(run: Run, frame: pd.DataFrame, *, pretrained: bool) -> pd.DataFrame:

@@ -757,3 +757,25 @@ def test_the_quality_at_every_share_has_its_interval(tmp_path: Path) -> None:
     assert whole.high is not None
     assert half.high - half.mean == pytest.approx(3 * (whole.high - whole.mean))
     assert f"0.0600 [{half.low:.4f}, {half.high:.4f}] (2)" in table_markdown(find(run))
+
+
+def test_seeds_of_unlike_networks_are_never_averaged(tmp_path: Path) -> None:
+    mine = [row("espcn", 0.04, seed=0, params=996), row("espcn", 0.24, seed=1, params=188)]
+    run = make_run(tmp_path, *mine, row("srcnn", 0.1, seed=0), row("srcnn", 0.1, seed=1), row("bicubic", 0.3))
+    found = find(run)
+    espcn = next(one for one in found.standings if one.arch == "espcn")
+    assert (espcn.perceptual, espcn.seeds, espcn.estimate, espcn.finished) == (0.04, 1, None, False)
+    assert found.winner == "srcnn"
+    assert all("espcn" not in (one.a, one.b) for pairs in found.differences.values() for one in pairs)
+    assert {point.arch for point in found.quality} <= {"srcnn", "bicubic"}
+    assert "ESPCN is several networks, of 996 and 188 parameters: its code was changed between seeds" in said(run)
+
+
+def test_shares_of_an_older_run_stand_in_their_own_columns_in_whatever_order_they_were_given(tmp_path: Path) -> None:
+    trials = [row("espcn", 0.04), row("srcnn", 0.1), row("bicubic", 0.3)]
+    runs = [
+        make_run(tmp_path, *trials, config={"train": {"evaluate_at": shares}}) for shares in ([0.5, 0.1], [0.1, 0.5])
+    ]
+    unsorted, in_order = (find(run).quality for run in runs)
+    assert [point.share for point in unsorted] == sorted(point.share for point in unsorted)
+    assert unsorted == in_order
