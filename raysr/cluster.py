@@ -13,6 +13,8 @@ from typing import Any
 
 import grpc
 import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysr.errors import text_of
@@ -155,6 +157,19 @@ HEAD = "node:__internal_head__"
 def on_head() -> dict[str, float]:
     """A token of the head for what must outlive the workers; nothing where the cluster names no head."""
     return {HEAD: 0.0001} if HEAD in ray.cluster_resources() else {}
+
+
+def free_place(placement_group: str | None) -> None:
+    """Give back what a placement group, by its id, still holds.
+
+    Ray Train leaves that of a controller that was killed, and its CPUs and GPUs are missing until the job ends: the
+    process that should clear it away asks Ray's dashboard for the controller, or was killed as well.
+    """
+    if placement_group is None:
+        return
+    known = placement_group_table().get(placement_group)
+    if known is not None and known["state"] != "REMOVED":
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(placement_group))))
 
 
 def check_shared(folder: str, what: str) -> None:

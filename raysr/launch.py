@@ -18,6 +18,7 @@ from rich.console import Console
 from raysr import storage
 from raysr.cluster import (
     QUIET,
+    free_place,
     on_head,
     use_assigned_cpus,
 )
@@ -231,7 +232,9 @@ def _driver(
         spec = by_name[config["trial"]["arch"], config["trial"]["seed"]]
         os.environ.update(QUIET)
         left = dict(LIMITS)
+        files = TrialFiles(spec.run, spec.arch, spec.seed)
         while True:
+            free_place(files.read_place())
             trainer = TorchTrainer(
                 worker,
                 train_loop_config={"spec": spec, **extra},

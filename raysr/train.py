@@ -181,11 +181,15 @@ class RayReporter(Reporter):
 def _open_trial(spec: TrialSpec) -> Trial:
     """The trial in this Ray Train worker, distributed where it has several."""
     import ray.train.torch
+    import ray.util
 
     from raysr.cluster import use_assigned_cpus
 
     use_assigned_cpus()
     world = World.current(ray.train.torch.get_device())
+    place = ray.util.get_current_placement_group()
+    if world.rank == 0 and place is not None:
+        TrialFiles(spec.run, spec.arch, spec.seed).write_place(place.id.hex())
     return Trial(spec, world, wrap=ray.train.torch.prepare_model if world.size > 1 else lambda model: model)
 
 

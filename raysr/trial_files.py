@@ -84,6 +84,15 @@ class TrialFiles:
         names = [name for name in storage.children(self.folder) if name.startswith("state") and name.endswith(".pt")]
         return sorted(names, key=lambda name: (name != "state.pt", name))
 
+    def write_place(self, placement_group: str) -> None:
+        """Which of Ray's placement groups the trial's workers are in."""
+        storage.write_text(storage.join(self.folder, "placement_group"), placement_group)
+
+    def read_place(self) -> str | None:
+        """What `write_place` wrote; None before the first worker began."""
+        location = storage.join(self.folder, "placement_group")
+        return storage.read_bytes(location).decode() if storage.exists(location) else None
+
     def write_row(self, row: TrialRow) -> None:
         """The trial's end."""
         storage.write_text(storage.join(self.folder, "row.json"), json.dumps(asdict(row)))

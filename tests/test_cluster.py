@@ -16,6 +16,7 @@ import pytest
 import ray
 import yaml
 from botocore.validate import ParamValidator
+from ray.util.placement_group import placement_group, placement_group_table
 
 from raysr.cluster import (
     ALONE,
@@ -24,6 +25,7 @@ from raysr.cluster import (
     check_shared,
     choose_accelerator,
     cpus_for_each,
+    free_place,
     hosts_without,
     on_head,
     start_ray,
@@ -246,3 +248,14 @@ def test_a_program_names_the_address_that_does_not_answer(tmp_path: Path) -> Non
     assert done.stderr.startswith("error: no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9 (")
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_what_a_killed_controller_held_is_given_back(ray_session: None) -> None:
+    held = placement_group([{"CPU": 1}])
+    assert held.wait(30)
+    free_place(held.id.hex())
+    assert placement_group_table(held)["state"] == "REMOVED"
+    free_place(held.id.hex())  # once more
+    free_place("ab" * 18)  # of another cluster
+    free_place(None)
