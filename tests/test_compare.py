@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ from raysr import storage
 from raysr.compare import compare
 from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.evaluate import MEAN_NAMES
-from raysr.failures import LIMITS
+from raysr.failures import LIMITS, RayFailedError
 from raysr.findings import find
 from raysr.images import Geometry
 from raysr.launch import in_blocks
@@ -233,6 +233,42 @@ def test_bicubic_that_cannot_be_scored_is_a_failed_trial_like_any_other(
     outcome = compare(configured(pairs, tmp_path, ("bicubic",)), Console(file=StringIO()))
     assert [trial.status for trial in outcome.run.trials] == ["failed"]
     assert re.search(r"NotADirectoryError|FileExistsError", str(outcome.error))
+
+
+@dataclass
+class Unnamed:
+    """A result of Tune that does not say of which trial it is."""
+
+    error: Exception
+    config: None = None
+    metrics: None = None
+
+
+def test_an_error_of_ray_without_a_trial_is_a_failure_of_each_and_no_interruption(
+    pairs: str, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(pairs, tmp_path, ("espcn", "srcnn"))
+    monkeypatch.setattr("raysr.launch.fit", lambda tuner: [Unnamed(RayFailedError("the cluster lost its head"))])
+    outcome = compare(config, Console(file=StringIO()))
+    assert {row.status for row in outcome.run.trials} == {"failed"}
+    assert {row.cause for row in outcome.run.trials} == {"machine"}
+    assert outcome.error == "the cluster lost its head"
+    assert not outcome.interrupted
+
+
+def test_where_tune_itself_ends_it_is_begun_again_a_few_times(
+    pairs: str, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+
+    def ends(tuner: object) -> object:
+        begun.append(tuner)
+        raise RayFailedError("Ray Tune failed: 9 worker(s) were killed")
+
+    monkeypatch.setattr("raysr.launch.fit", ends)
+    outcome = compare(configured(pairs, tmp_path, ("espcn",)), Console(file=StringIO()))
+    assert len(begun) == 1 + LIMITS["process"]
+    assert [(row.status, row.cause) for row in outcome.run.trials] == [("failed", "machine")]
 
 
 def test_a_network_from_elsewhere_is_scored_beside_the_others_and_its_cost_is_unknown(

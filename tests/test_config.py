@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from raysr.benchmark import EvaluateConfig
 from raysr.calibration import Calibration, Timing, conditions
 from raysr.cost import DEFAULT_PRICE, Budget
 from raysr.losses import load_perceptual
@@ -27,6 +28,13 @@ def test_what_is_named_twice_counts_once() -> None:
     assert CompareConfig(preset="paper", charged=("train", "stall", "train")).charged == ("train", "stall")
     search = SearchConfig(usd=1, batch_sizes=(8, 4, 8), schedules=("cosine", "constant", "cosine"))
     assert (search.batch_sizes, search.schedules) == ((4, 8), ("cosine", "constant"))
+
+
+def test_a_test_set_that_is_named_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    EvaluateConfig(sets=("Set5", "Set14"))
+    with pytest.raises(ValueError, match=r"--sets names .*Set5 more than once"):
+        EvaluateConfig(sets=("./Set5", "Set14", f"{tmp_path}/Set5"))
 
 
 @pytest.mark.parametrize("name", ODD)
