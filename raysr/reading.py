@@ -15,6 +15,7 @@ from raysr.errors import text_of
 from raysr.evaluate import SUMMARY_NAMES, ImageScore
 from raysr.ledger import Entry, Ledger
 from raysr.models import build_model, count_parameters
+from raysr.naming import shown
 from raysr.rows import CurvePoint, TrialRow, decode
 from raysr.trial_files import TrialFiles
 
@@ -106,7 +107,7 @@ def read_trials(folder: str, info: dict[str, Any]) -> Found:
     planned = _planned(folder, info, problems, told=bool(lines))
     as_gathered = bool(lines)
     for key in [*planned, *(key for key in rows if key not in planned)]:
-        if key[1] > 0 and key not in rows and _parameters(key[0], info, known, problems) == 0:
+        if key[1] > 0 and key not in rows and _is_untrained(key[0], info, known, problems):
             continue  # what is not trained has no second seed
         newer = _newer(folder, info, key, rows.get(key), known, problems)
         if newer is not None:
@@ -214,6 +215,10 @@ def reached_so_far(run: str, arch: str, seed: int) -> dict[str, Any]:
     if spent is not None:
         reached |= {"billed_usd": spent.billed_usd, "attempts": spent.attempt, "seconds": spent.seconds}
     return reached
+
+
+def _is_untrained(arch: str, info: dict[str, Any], known: dict[str, int], problems: list[str]) -> bool:
+    return shown(arch).pretrained or _parameters(arch, info, known, problems) == 0
 
 
 def _parameters(arch: str, info: dict[str, Any], known: dict[str, int], problems: list[str]) -> int | None:

@@ -81,7 +81,8 @@ class TrialFiles:
 
     def _states(self) -> list[str]:
         """Files of checkpoints, by attempt; older versions had one for all attempts."""
-        names = [name for name in storage.children(self.folder) if name.startswith("state") and name.endswith(".pt")]
+        there = storage.children(self.folder) if storage.is_folder(self.folder) else []
+        names = [name for name in there if name.startswith("state") and name.endswith(".pt")]
         return sorted(names, key=lambda name: (name != "state.pt", name))
 
     def write_place(self, placement_group: str) -> None:
