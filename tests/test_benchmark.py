@@ -571,7 +571,7 @@ def test_a_set_that_has_nothing_to_restore_has_no_mean(tmp_path: Path) -> None:
 
 
 def test_a_flat_photograph_between_the_bars_of_a_square_is_flat(tmp_path: Path) -> None:
-    photograph(tmp_path / "mine" / "blank.png", np.full((10, 60, 3), 200, np.uint8))
+    photograph(tmp_path / "mine" / "blank.png", np.full((12, 60, 3), 200, np.uint8))
     for padding in ("in", "out"):
         found = evaluate_sets(
             EvaluateConfig(sets=(str(tmp_path / "mine"),), protocol="paper", padding=padding, perceptual="none")

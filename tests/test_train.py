@@ -135,12 +135,12 @@ def test_a_training_that_is_stopped_keeps_what_was_reached_and_goes_on(
     small_set: str, tmp_path: Path, stop: signal.Signals
 ) -> None:
     command = [sys.executable, "jobs/train.py", "espcn", "--data", small_set, "--out", str(tmp_path / "runs")]
-    command += ["--budget.samples", "4000", "--batch-size", "2", "--patch-px", "16", "--evaluate-at", "0.01"]
+    command += ["--budget.samples", "1600", "--batch-size", "2", "--patch-px", "16", "--evaluate-at", "0.02"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as job:
         assert job.stdout is not None
         for line in job.stdout:
-            if "of budget 1%" in line:
+            if "of budget 2%" in line:
                 break
         job.send_signal(stop)
         out, err = job.communicate(timeout=60)
@@ -158,7 +158,7 @@ def test_a_training_that_is_stopped_keeps_what_was_reached_and_goes_on(
     again = TrainOneConfig(resume=str(run))
     outcome = train_one(again, Console(file=io.StringIO()))
     (ended,) = outcome.run.trials
-    assert (ended.status, ended.steps, ended.attempts) == ("finished", 2000, 2)
+    assert (ended.status, ended.steps, ended.attempts) == ("finished", 800, 2)
     assert len(outcome.run.info["resumed"]) == 1
     # What has ended stays as it is.
     assert train_one(again, Console(file=io.StringIO())).run.trials == [ended]
