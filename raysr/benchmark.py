@@ -72,7 +72,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.sets and not is_run(self.model):
             raise ValueError("--sets takes at least one folder")
-        places = [storage.absolute(folder) for folder in self.sets]
+        places = [storage.real(folder) for folder in self.sets]
         twice = next((folder for folder, place in zip(self.sets, places, strict=True) if places.count(place) > 1), None)
         if twice is not None:
             raise ValueError(f"--sets names {twice} more than once, and it would count so often in the mean")

@@ -35,7 +35,7 @@ def _uncounted(run: Run) -> list[str]:
     """Validation pictures that do not count in every mean; rows of older runs do not say."""
     many = run.images["image_id"].nunique()
     flat = max((trial.flat_targets or 0 for trial in run.trials), default=0)
-    exact = [f"{trial.arch} seed {trial.seed} {trial.at_ceiling}" for trial in run.trials if trial.at_ceiling]
+    exact = [f"{label(trial.arch)} seed {trial.seed} {trial.at_ceiling}" for trial in run.trials if trial.at_ceiling]
     sentences: list[str] = []
     if flat:
         sentences.append(

@@ -19,6 +19,7 @@ from raysr.standings import (
     fast_front,
     metric_titles,
     mixed,
+    of_survivors,
     paired,
     quality,
     standings,
@@ -99,7 +100,8 @@ def _warnings(run: Run, rows: list[Standing]) -> list[str]:
             f"{name} is not LPIPS on the published weights: it ranks the networks of this run, and cannot be compared "
             "with published values."
         )
-    coarse = sorted({trial.arch for trial in run.trials if trial.budget_usd and 0 < trial.steps < FEW_STEPS})
+    ended = [trial for trial in run.trials if trial.status in ("finished", "invalid")]
+    coarse = sorted({trial.arch for trial in ended if trial.budget_usd and 0 < trial.steps < FEW_STEPS})
     if coarse:
         names = listed([run.titles[arch] for arch in coarse])
         said.append(f"The budget paid fewer than {FEW_STEPS} steps of {names}: it is equal to a step, not to 1 %.")
@@ -168,7 +170,7 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
         said = [
             f"{leader.title} gives the best picture {money} ({score}). Chance does not explain its lead over any other."
         ]
-    said += _lost(rows, leader, open_rivals)
+    said += _lost(run, rows, leader, pairs["perceptual"])
     said += _how_sure(rows) if rivals else []
     trained = [row for row in rows if row.finished and row.trained and row.perceptual is not None]
     bicubic = next((row for row in rows if row.arch == run.yardstick and row.perceptual is not None), None)
@@ -177,7 +179,7 @@ def _verdict(run: Run, rows: list[Standing], pairs: dict[str, list[Difference]])
     return said + _disagreements(run, rows, leader, pairs)
 
 
-def _lost(rows: list[Standing], leader: Standing, open_rivals: list[str]) -> list[str]:
+def _lost(run: Run, rows: list[Standing], leader: Standing, pairs: list[Difference]) -> list[str]:
     """Networks that lost seeds by their own doing, and what that means for the lead."""
     said: list[str] = []
     for row in rows:
@@ -186,10 +188,15 @@ def _lost(rows: list[Standing], leader: Standing, open_rivals: list[str]) -> lis
         left = row.ended - row.lost
         scores = f"its scores are of the {left} that finished" if left else "it has no valid score"
         said.append(f"{row.title} lost {row.lost} of {row.ended} seeds (dead, diverged, invalid or failed): {scores}.")
-        if row.arch == leader.arch and open_rivals:
-            said.append(f"A lost seed counts as the worst: with those, {row.title} has no lead that is sure.")
-        elif row.arch == leader.arch and len(rows) > 1:
-            said.append(f"The lead of {row.title} holds with the lost seeds counted as the worst.")
+        leads = [one for one in pairs if leader.arch in (one.a, one.b)]
+        shaken = [run.titles[one.b if one.a == leader.arch else one.a] for one in leads if not one.separable]
+        if row.arch == leader.arch and shaken:
+            said.append(
+                f"A lost seed counts as the worst: with those, the lead of {row.title} over {listed(shaken)} is not "
+                "sure."
+            )
+        elif row.arch == leader.arch and leads:
+            said.append(f"Every lead of {row.title} holds with the lost seeds counted as the worst.")
     return said
 
 
@@ -198,12 +205,13 @@ def _missing(run: Run, rows: list[Standing]) -> list[str]:
     said: list[str] = []
     for row in rows:
         trials = [trial for trial in run.trials if trial.arch == row.arch]
-        missing = [str(trial.seed) for trial in trials if trial.missing or (trial.lost and not row.trained)]
+        missing = [str(trial.seed) for trial in trials if trial.missing]
         if missing:
-            seeds = f"{'seed' if len(missing) == 1 else 'seeds'} {listed(missing)}"
+            seeds = f"{'seed' if len(missing) == 1 else 'seeds'} {listed(missing)} (of {len(trials)})"
             said.append(
-                f"{row.title} misses {seeds} of {len(trials)}: no end yet, stopped, or no machine. A missing seed "
-                f"counts neither for nor against it, and --resume {run.folder} runs it."
+                f"{row.title} has no result of {seeds}: no end yet, stopped, or no machine. A missing seed counts "
+                "neither for the network nor against it. Once no program works on the run, --resume "
+                f"{run.folder} runs the rest."
             )
     return said
 
@@ -225,6 +233,10 @@ def _how_sure(rows: list[Standing]) -> list[str]:
     seeds = sorted({row.seeds for row in trained})
     fewest, unlike = seeds[0], len(seeds) > 1
     estimates = [row.estimate for row in trained if row.estimate is not None]
+    if not estimates:
+        return [
+            "The scores of single photographs are not in this folder: no interval can be given, so nothing is decided."
+        ]
     if any(one.basis == "nothing" for one in estimates):
         return ["There is one validation photograph: no interval can be given, so nothing is decided."]
     if any(one.basis == "photographs" for one in estimates):
@@ -283,7 +295,7 @@ def _beats(pairs: dict[str, list[Difference]], metric: str, arch: str, other: st
 
 
 def _against_bicubic(name: str, trained: list[Standing], bicubic: Standing) -> list[str]:
-    shares = [(row.title, (row.of_bicubic or 0) - 1) for row in trained]
+    shares = [(row.title + of_survivors(row), (row.of_bicubic or 0) - 1) for row in trained]
     distances = listed(
         [f"{title} is {_percent(abs(share))} {'better' if share < 0 else 'worse'}" for title, share in shares]
     )

@@ -17,7 +17,7 @@ from raysr.judge import Judge, Targets
 from raysr.judging import Judges
 from raysr.losses import Perceptual
 from raysr.metrics import PSNR_CEILING_DB
-from raysr.models import label
+from raysr.models import parse_arch
 from raysr.models.pretrained import CheckpointError
 from raysr.naming import shown
 from raysr.plain import add_row, plain, say
@@ -67,7 +67,7 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[str], None] = lambda _:
     if config.json is not None:
         storage.check_writable(storage.absolute(config.json))
     run = Run.read(config.model)
-    members, lost = _members(run)
+    members, lost = _members(run, config.arch)
     without = list(lost)
     if not members:
         raise ValueError(f"{config.model} has no finished network with weights: nothing can be judged")
@@ -99,17 +99,22 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[str], None] = lambda _:
     return RunEvaluation(run=run, evaluations=evaluations, not_judged=without, left_out=left_out)
 
 
-def _members(run: Run) -> tuple[list[Member], list[str]]:
+def _members(run: Run, confirmed: str | None) -> tuple[list[Member], list[str]]:
     members, without = list[Member](), list[str]()
     for trial in run.trials:
+        title = run.titles[trial.arch]
         if trial.status != "finished":
-            without.append(f"{label(trial.arch)}, seed {trial.seed}: it ended as {trial.status}")
+            ended = "it has no end yet" if trial.status == "unfinished" else f"it ended as {trial.status}"
+            without.append(f"{title}, seed {trial.seed}: {ended}")
+        elif trial.params == 0 and ":" in parse_arch(trial.arch)[0] and confirmed != trial.arch:
+            without.append(
+                f"{title}, seed {trial.seed}: it is code of your own: if that is so, add --arch '{trial.arch}'"
+            )
         elif trial.params == 0 or shown(trial.arch).pretrained:
             members.append(Member(trial.arch, trial.seed, trial.arch))
         elif trial.checkpoint and storage.exists(storage.join(run.folder, trial.checkpoint)):
             members.append(Member(trial.arch, trial.seed, storage.join(run.folder, trial.checkpoint)))
         else:
-            title = run.titles[trial.arch]
             without.append(f"{title}, seed {trial.seed}: its weights are not in {run.folder}")
     return members, without
 
@@ -205,12 +210,13 @@ def _leads(
     present = {arch: tables[arch] for arch in archs if tables[arch].size}
     for one in differences(present, lower_is_better=lower_is_better, seedless=seedless, lost=lost_seeds(run)):
         if one.a == archs[0]:
-            yield _lead(one, run.titles[one.a], run.titles[one.b], title)
+            yield _lead(one, run.titles[one.a], run.titles[one.b], title, lower_is_better=lower_is_better)
 
 
-def _lead(one: Difference, a: str, b: str, title: str) -> str:
+def _lead(one: Difference, a: str, b: str, title: str, *, lower_is_better: bool) -> str:
+    ahead = a if (one.estimate.mean < 0) == lower_is_better else b
     verdict = "more than chance explains" if one.separable else "not certain"
-    verdict += "" if one.holds else f" (not with the lost seeds of {a} counted as the worst)"
+    verdict += "" if one.holds else f" (not with the lost seeds of {ahead} counted as the worst)"
     return f"{title}: {a} - {b} = {with_interval(one.estimate)}, p {shown_p(one.p_holm)} (Holm): {verdict}"
 
 

@@ -124,7 +124,8 @@ class CompareConfig:
                     f"--archs takes each architecture once, and the files of {other} and {arch} would have one name, "
                     f"{file_name(arch)}; two files of one name need titles, as in checkpoint(file='...', title='...')"
                 )
-        check_titles(self.archs)
+        if self.resume is None:  # a run that goes on has the titles that it has
+            check_titles(self.archs)
         if self.calibration is not None and self.search.usd is not None and not self.search_at_frozen_cost:
             raise ValueError(
                 "--calibration is of one batch size, and --search.usd may choose another: leave one out, or search the "

@@ -17,7 +17,8 @@ from raysr import storage
 from raysr.device import Device
 from raysr.losses import PerceptualInfo
 from raysr.manifest import Manifest
-from raysr.models import find_architecture
+from raysr.models import find_architecture, trainable_parameters
+from raysr.naming import builds_bicubic
 from raysr.spec import TrialSpec
 
 PACKAGES = ("raysr", "ray", "torch", "torchvision", "lpips", "pytorch-msssim", "pillow", "pyarrow")
@@ -72,6 +73,12 @@ class RunInfo:
                 "photographs": manifest.photographs,
             },
             "code": {spec.arch: spec.code for spec in self.specs if spec.code is not None},
+            "parameters": {
+                spec.arch: trainable_parameters(spec.arch, spec.scale)
+                for spec in self.specs
+                if not find_architecture(spec.arch).pretrained
+            },
+            "yardstick": next((one.arch for one in self.specs if builds_bicubic(one.arch, one.scale)), None),
             "models": {
                 arch: find_architecture(arch).source for arch in dict.fromkeys(spec.arch for spec in self.specs)
             },

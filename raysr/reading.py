@@ -8,13 +8,12 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 
 from raysr import storage
 from raysr.errors import text_of
 from raysr.evaluate import SUMMARY_NAMES, ImageScore
 from raysr.ledger import Entry, Ledger
-from raysr.models import build_model, count_parameters
+from raysr.models import parse_arch, trainable_parameters
 from raysr.naming import shown
 from raysr.rows import CurvePoint, TrialRow, decode
 from raysr.trial_files import TrialFiles
@@ -25,8 +24,15 @@ ROWS = "trials.jsonl"
 _NEEDED = {"preset", "started", "config", "budget_usd", "price", "notional", "charged_segments", "device", "perceptual"}
 """What a report takes from `run.json`, besides `data`."""
 
+_INSIDE = {
+    "data": {"geometry", "pairs", "photographs", "source", "content_sha256"},
+    "perceptual": {"name", "weights_sha256"},
+    "price": {"usd_per_hour", "source", "date"},
+}
+"""The fields of these that it takes."""
+
 _OPTIONAL = {"command": [], "commit": None, "alex": None, "figure_image_id": "", "versions": {}}
-"""What it does without."""
+"""Values of fields that a run need not have."""
 
 
 class Frames(NamedTuple):
@@ -61,12 +67,19 @@ class Frames(NamedTuple):
             storage.write_bytes(storage.join(run, f"{name}.parquet"), buffer.getvalue())
 
     @staticmethod
-    def read(run: str) -> "Frames | None":
-        """What `write` left in the run's folder; None where one of them is missing."""
+    def read(run: str, problems: list[str]) -> "Frames | None":
+        """What `write` left in the run's folder; None where one is missing, or is damaged, which joins `problems`."""
         places = [storage.join(run, f"{name}.parquet") for name in Frames._fields]
         if not all(map(storage.exists, places)):
             return None
-        return Frames(*(pd.read_parquet(io.BytesIO(storage.read_bytes(place))) for place in places))
+        frames: list[pd.DataFrame] = []
+        for place in places:
+            try:
+                frames.append(pd.read_parquet(io.BytesIO(storage.read_bytes(place))))
+            except (OSError, ValueError) as error:  # pyarrow's own errors are of these
+                problems.append(f"{place} is damaged: {text_of(error)}")
+                return None
+        return Frames(*frames)
 
 
 @dataclass
@@ -89,6 +102,7 @@ def read_info(folder: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{location} is damaged: {text_of(error)}") from error
     missing = sorted({*_NEEDED, "data"} - set(info))
+    missing += [f"{name}.{one}" for name in _INSIDE if name in info for one in sorted(_INSIDE[name] - set(info[name]))]
     if missing:
         raise ValueError(
             f"{location} lacks {', '.join(missing)}: it is damaged, or of another version of raysr, which can read it"
@@ -112,10 +126,17 @@ def read_trials(folder: str, info: dict[str, Any]) -> Found:
         newer = _newer(folder, info, key, rows.get(key), known, problems)
         if newer is not None:
             rows[key], as_gathered = newer, False
-            known.setdefault(key[0], newer.params)
-    frames = Frames.read(folder) if as_gathered else None
+            if newer.params >= 0:
+                known.setdefault(key[0], newer.params)
+    frames = Frames.read(folder, problems) if as_gathered else None
     if frames is None:
         frames = Frames.of(_validations(folder, rows.values(), problems))
+    scored = set(zip(frames.images["arch"], frames.images["seed"], strict=True))
+    problems += [
+        f"the scores of single pictures of {row.arch} seed {row.seed}, which are not in {folder}"
+        for row in rows.values()
+        if row.status == "finished" and row.perceptual is not None and (row.arch, row.seed) not in scored
+    ]
     return Found(list(rows.values()), frames, list(dict.fromkeys(problems)))
 
 
@@ -187,7 +208,7 @@ def _newer(
         arch=key[0],
         seed=key[1],
         status="unfinished",
-        params=_parameters(key[0], info, known, problems) or 0,
+        params=_parameters(key[0], info, known, problems),
         perceptual_name=info["perceptual"]["name"],
         budget_usd=info["budget_usd"],
         error=problem or _where_it_is(spent),
@@ -221,16 +242,16 @@ def _is_untrained(arch: str, info: dict[str, Any], known: dict[str, int], proble
     return shown(arch).pretrained or _parameters(arch, info, known, problems) == 0
 
 
-def _parameters(arch: str, info: dict[str, Any], known: dict[str, int], problems: list[str]) -> int | None:
-    """How many a network has; None where its code is not here."""
-    if arch not in known:
+def _parameters(arch: str, info: dict[str, Any], known: dict[str, int], problems: list[str]) -> int:
+    """How many a network has, below 0 where nobody knows: code of the user's own is never run to look at a run."""
+    if arch not in known and arch in info.get("parameters", {}):
+        known[arch] = info["parameters"][arch]
+    if arch not in known and ":" not in parse_arch(arch)[0]:
         try:
-            with torch.random.fork_rng(devices=[]):
-                known[arch] = count_parameters(build_model(arch, info["data"]["geometry"]["scale"]))
-        except (ValueError, OSError, ImportError) as error:
+            known[arch] = trainable_parameters(arch, info["data"]["geometry"]["scale"])
+        except (ValueError, OSError) as error:
             problems.append(f"the parameters of {arch} cannot be counted here: {text_of(error)}")
-            return None
-    return known[arch]
+    return known.get(arch, -1)
 
 
 def _validations(

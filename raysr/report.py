@@ -17,7 +17,7 @@ from raysr.naming import shown
 from raysr.plain import add_row, in_markdown, plain, say
 from raysr.rows import TrialRow
 from raysr.runs import Run
-from raysr.standings import QualityAt, Standing, metric_titles
+from raysr.standings import QualityAt, Standing, metric_titles, of_survivors
 from raysr.statistics import Difference
 
 
@@ -125,7 +125,7 @@ def table_markdown(found: Findings) -> str:
         cells += [_number(row.psnr, 2), _number(row.psnr_content, 2), f"{row.epochs:.2f}", _usd(row), _share(row)]
         cells += ["-" if row.usd_per_epoch is None else f"{row.usd_per_epoch:.3g}", _number(row.inference_ms, 1)]
         cells += [
-            f"{row.params:,}",
+            parameters(row),
             str(row.seeds),
             _lost(row),
             row.statuses,
@@ -162,9 +162,17 @@ def _quality_table(found: Findings) -> str:
     return _table(header, [[in_markdown(title), *map(quality_cell, points)] for title, points in rows])
 
 
+def parameters(row: Standing) -> str:
+    """How many the network has; `unknown` where its code is not here."""
+    return f"{row.params:,}" if row.params >= 0 else "unknown"
+
+
 def quality_rows(found: Findings) -> list[tuple[str, list[QualityAt]]]:
     """Each architecture's quality at every share of the budget, in the order of the standings."""
-    rows = [(row.title, [point for point in found.quality if point.arch == row.arch]) for row in found.standings]
+    rows = [
+        (row.title + of_survivors(row), [point for point in found.quality if point.arch == row.arch])
+        for row in found.standings
+    ]
     return [(title, points) for title, points in rows if points]
 
 
@@ -258,6 +266,7 @@ def write_report(run: Run) -> str:
         usd=_usd,
         lost=_lost,
         architecture=shown,
+        parameters=parameters,
         differences=[[title, *_difference_cells(run, one)] for title, one in _titled(found)],
         quality=quality_rows(found),
         quality_cell=quality_cell,

@@ -120,7 +120,7 @@ def read_resumed(config: CompareConfig) -> Resumed:
     stored["budget"] = Budget(**stored["budget"])
     stored["train"] = TrainConfig(**stored["train"] | {"evaluate_at": tuple(stored["train"]["evaluate_at"])})
     stored["search"] = SearchConfig(**{name: _as_tuple(value) for name, value in stored["search"].items()})
-    stored |= {"archs": tuple(stored["archs"]), "charged": tuple(stored["charged"])}
+    stored |= {"archs": tuple(stored["archs"]), "charged": tuple(stored["charged"]), "resume": run}
     stored |= _more_seeds(config.extend_seeds, stored["seeds"], run)
     for name in _OF_EACH_PART:
         given = getattr(config, name)

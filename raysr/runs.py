@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from raysr import storage
-from raysr.models import trainable_parameters
+from raysr.models import parse_arch, trainable_parameters
 from raysr.naming import builds_bicubic, titles
 from raysr.reading import ROWS, Frames, reached_so_far, read_info, read_trials
 from raysr.rows import Status, TrialRow
@@ -52,9 +52,11 @@ class Run:
     @cached_property
     def yardstick(self) -> str | None:
         """The architecture of the run that is bicubic interpolation; None where there is none."""
+        if "yardstick" in self.info:
+            return self.info["yardstick"]
         scale = self.info["data"]["geometry"].get("scale", 2)
-        # Only interpolation has no parameters: other code is not run for a table.
-        asked = dict.fromkeys(row.arch for row in self.trials if ":" not in row.arch or row.params == 0)
+        # In a run of an older version. Code of the user's own is not run for a table.
+        asked = dict.fromkeys(row.arch for row in self.trials if ":" not in parse_arch(row.arch)[0])
         return next((arch for arch in asked if builds_bicubic(arch, scale)), None)
 
     @staticmethod

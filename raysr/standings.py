@@ -20,6 +20,9 @@ METRICS = {"perceptual": False, "lpips_alex": False, "ms_ssim": True, "ssim": Tr
 CONTENT = "_content"
 """Ends the name of a metric's twin inside the content, without the bars of a padded square."""
 
+SCORED = tuple(name + end for end in ("", CONTENT) for name in METRICS)
+"""Every score of a picture."""
+
 SHARE_SLACK = 0.1
 """So much of a share of the budget a validation may lie over it and still stand for it."""
 
@@ -102,7 +105,8 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
     if arch in mixed(run):
         ended = ended[:1]
     trials = ended or [trial for trial in all_trials if trial.perceptual is not None] or all_trials
-    perceptual = mean([trial.perceptual for trial in trials])
+    common = _common(run, arch) if ended else {}
+    perceptual = common.get("perceptual", mean([trial.perceptual for trial in trials]))
     table = score_table(_ended(run, run.images, pretrained=True), arch, "perceptual")
     known, params = shown(arch), max(trial.params for trial in all_trials)
     trained = is_trained(run, arch)
@@ -127,21 +131,39 @@ def _standing(run: Run, arch: str, all_trials: list[TrialRow], bicubic: float | 
         estimate=estimate(table.to_numpy()) if ended and not table.empty and arch not in mixed(run) else None,
         perceptual_start=mean([trial.perceptual_start for trial in trials]) if trained else None,
         of_bicubic=perceptual / bicubic if perceptual is not None and bicubic else None,
-        ms_ssim=mean([trial.ms_ssim for trial in trials]),
-        ssim=mean([trial.ssim for trial in trials]),
-        psnr=mean([trial.psnr for trial in trials]),
-        lpips_alex=mean([trial.lpips_alex for trial in trials]),
-        perceptual_content=mean([trial.perceptual_content for trial in trials]),
-        ms_ssim_content=mean([trial.ms_ssim_content for trial in trials]),
-        ssim_content=mean([trial.ssim_content for trial in trials]),
-        psnr_content=mean([trial.psnr_content for trial in trials]),
-        lpips_alex_content=mean([trial.lpips_alex_content for trial in trials]),
+        ms_ssim=common.get("ms_ssim", mean([trial.ms_ssim for trial in trials])),
+        ssim=common.get("ssim", mean([trial.ssim for trial in trials])),
+        psnr=common.get("psnr", mean([trial.psnr for trial in trials])),
+        lpips_alex=common.get("lpips_alex", mean([trial.lpips_alex for trial in trials])),
+        perceptual_content=common.get("perceptual_content", mean([trial.perceptual_content for trial in trials])),
+        ms_ssim_content=common.get("ms_ssim_content", mean([trial.ms_ssim_content for trial in trials])),
+        ssim_content=common.get("ssim_content", mean([trial.ssim_content for trial in trials])),
+        psnr_content=common.get("psnr_content", mean([trial.psnr_content for trial in trials])),
+        lpips_alex_content=common.get("lpips_alex_content", mean([trial.lpips_alex_content for trial in trials])),
     )
+
+
+def _common(run: Run, arch: str) -> dict[str, float]:
+    """Means over the pictures that every network is judged on, of scores whose rows were made over others.
+
+    A row's PSNR leaves out what its own network restored exactly. Rows of older versions count targets of one value.
+    """
+    names = [name for name in SCORED if name in run.images]
+    versions = {trial.flat_targets is None for trial in run.trials if trial.status == "finished"}
+    if len(versions) == 1:
+        names = [name for name in names if name.startswith("psnr")]
+    tables = {name: score_table(_ended(run, run.images, pretrained=True), arch, name) for name in names}
+    return {name: float(table.to_numpy().mean()) for name, table in tables.items() if table.size}
+
+
+def of_survivors(row: Standing) -> str:
+    """What is said beside a number that is of the seeds that finished alone; nothing where none was lost."""
+    return f" ({row.lost} of {row.ended} seeds lost)" if row.lost and row.finished else ""
 
 
 def is_trained(run: Run, arch: str) -> bool:
     """Whether the run trained it: neither interpolation nor a network from elsewhere."""
-    parameters = any(trial.params for trial in run.trials if trial.arch == arch)
+    parameters = any(trial.params for trial in run.trials if trial.arch == arch)  # below 0 where nobody knows how many
     return parameters and arch != run.yardstick and not shown(arch).pretrained
 
 

@@ -24,6 +24,12 @@ def absolute(location: str | Path) -> str:
     return f"{scheme}://{host}{slash}{_encoded(unquote(path))}{mark}{query}"
 
 
+def real(location: str | Path) -> str:
+    """The one name of a folder: of a path without links and dots, of a URI without a slash at its end."""
+    text = absolute(location)
+    return text.rstrip("/") if "://" in text else os.path.realpath(text)
+
+
 def join(location: str, *names: str) -> str:
     """`names`, plain as in a listing, below `location`, a path or a URI."""
     if "://" not in location:

@@ -34,7 +34,7 @@ def test_a_test_set_that_is_named_twice_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     EvaluateConfig(sets=("Set5", "Set14"))
     with pytest.raises(ValueError, match=r"--sets names .*Set5 more than once"):
-        EvaluateConfig(sets=("./Set5", "Set14", f"{tmp_path}/Set5"))
+        EvaluateConfig(sets=("./Set5", "Set14", f"{tmp_path}/Set14/../Set5"))
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -145,7 +145,7 @@ def test_means_have_intervals_over_seeds_and_photographs_and_what_is_missing_is_
     assert "LPIPS (VGG)" in text
     assert "LPIPS (Alex)" in text
     assert "left out: ESPCN, seed 3: its weights are not in" in text
-    assert "left out: srcnn, seed 0: it ended as failed" in text
+    assert "left out: SRCNN, seed 0: it ended as failed" in text
     assert "LPIPS (VGG): Bicubic - ESPCN = -" in text
     assert "literature: luminance (limited range" in text
 

@@ -13,7 +13,7 @@ from test_report import make_run, row
 from raysr.evaluate import ImageScore
 from raysr.findings import find
 from raysr.ledger import Ledger
-from raysr.report import write_report
+from raysr.report import table_markdown, write_report
 from raysr.rows import CurvePoint, TrialRow, decode
 from raysr.runs import Run, gather
 from raysr.trial_files import TrialFiles
@@ -113,7 +113,7 @@ def test_a_run_that_is_under_way_is_reported_with_what_is_there(begun: Path, rep
         ("espcn", 1): 50,
     }
     assert "espcn seed 1 unfinished: it has no end" in done.stdout
-    assert "SRCNN misses seeds 0 and 1 of 2" in " ".join(done.stdout.split())
+    assert "SRCNN has no result of seeds 0 and 1 (of 2)" in " ".join(done.stdout.split())
     assert (begun / "report.html").is_file()
 
 
@@ -235,3 +235,13 @@ def test_a_record_is_made_of_the_fields_that_are_known() -> None:
     )
     with pytest.raises(ValueError, match="here lacks arch, seed, status, params, perceptual_name"):
         decode(TrialRow, {}, "here")
+
+
+RECORDS = sorted(file.parent for file in (Path(__file__).parents[1] / "docs" / "results").rglob("run.json"))
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+def test_every_record_that_is_kept_of_a_run_can_still_be_reported(folder: Path) -> None:
+    run = Run.read(str(folder))
+    assert run.trials
+    assert table_markdown(find(run))

@@ -94,10 +94,11 @@ def header_of(file: str, data: bytes) -> dict[str, str]:
 
 def _is_torchscript(data: bytes) -> bool:
     """Whether torch.jit.save wrote it."""
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        return False
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False  # no archive, or a damaged one
 
 
 def load_community(file: str, data: bytes) -> "ImageModelDescriptor[Any]":
