@@ -2,7 +2,7 @@
 
 import sys
 
-from raysr.cli import fail, make_console, parse_preset
+from raysr.cli import fail, make_console, parse_preset, plainly
 from raysr.compare import compare
 from raysr.presets import PRESETS
 from raysr.report import show
@@ -11,16 +11,9 @@ from raysr.report import show
 def main() -> None:
     config = parse_preset(PRESETS, "demo", sys.argv[1:])
     console = make_console()
-    try:
+    with plainly("stopped; a run that has begun goes on with --resume RUN, the folder that is named above"):
         outcome = compare(config, console)
-    except (ValueError, OSError, RuntimeError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("stopped before the first trial; a run that has begun goes on with --resume", code=130)
-    try:
         show(outcome.run, console)
-    except OSError as error:
-        fail(error)
     if len(sys.argv) == 1:
         console.print("This was the demo. For the real thing: python jobs/compare.py paper --data DIR (see README.md).")
     if outcome.interrupted:

@@ -5,7 +5,7 @@ import sys
 import tyro
 
 from raysr.benchmark import EvaluateConfig, evaluate_sets, is_run
-from raysr.cli import fail, make_console, telling
+from raysr.cli import fail, make_console, plainly, telling
 from raysr.judge_run import evaluate_run, print_run_evaluation, write_run_json
 from raysr.scoresheet import print_evaluation, write_json
 from raysr.selfcheck import print_findings, self_check
@@ -13,7 +13,7 @@ from raysr.selfcheck import print_findings, self_check
 
 def main() -> None:
     console = make_console()
-    try:
+    with plainly("stopped before the first picture was scored"):
         config = tyro.cli(EvaluateConfig, description=__doc__)
         whole_run = is_run(config.model)
         with telling(console) as tell:
@@ -24,10 +24,6 @@ def main() -> None:
         show(found, console)
         if config.json is not None:
             write(found, config.json)
-    except (ValueError, OSError, RuntimeError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("stopped before the first picture was scored", code=130)
     if found.interrupted:
         fail("stopped before the end; what was scored stands above", code=130)
     sys.exit(not found.complete)

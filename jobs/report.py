@@ -4,7 +4,7 @@ from typing import Annotated
 
 import tyro
 
-from raysr.cli import fail, make_console
+from raysr.cli import make_console, plainly
 from raysr.prices import find_price
 from raysr.provenance import now
 from raysr.report import show
@@ -20,13 +20,12 @@ def main(run: Annotated[str, tyro.conf.Positional], price: str | None = None) ->
         price: Dollars an accelerator-hour, or a name of raysr/prices.py: what the run would have cost at that price.
             Its report stands beside the run's own.
     """
-    try:
+    console = make_console()
+    with plainly("stopped; the run is as it was"):
         found = Run.read(run)
         if price is not None:
             found = repriced(found, find_price(price, now().date().isoformat()))
-        show(found, make_console())
-    except (OSError, ValueError) as error:
-        fail(error)
+        show(found, console)
 
 
 if __name__ == "__main__":

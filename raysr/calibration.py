@@ -66,11 +66,12 @@ def conditions(spec: TrialSpec, device: str, resources: Mapping[str, Any]) -> di
         "micro_batch": train.micro_batch,
         "compile": train.compile,
         "hold_data": train.hold_data,
+        "code": spec.code,
         "charged": list(spec.charged),
     }
 
 
-_BEFORE = {"hold_data": "auto"}
+_BEFORE = {"hold_data": "auto", "code": None}
 """What files say nothing of that were written before it was a condition."""
 
 

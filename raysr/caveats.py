@@ -17,7 +17,19 @@ STALL_SLACK = 0.02
 def caveats(run: Run) -> list[str]:
     """Sentences, of which a run that went as it should has none."""
     clocks = _off_the_clock(run) + _several_devices(run) + _several_shares(run) + _stalls(run)
-    return _seeds_added(run) + _uncounted(run) + clocks
+    return _seeds_added(run) + _other_code(run) + _uncounted(run) + clocks
+
+
+def _other_code(run: Run) -> list[str]:
+    """Where the run went on with other code of raysr than it began with."""
+    parts = [run.info, *run.info.get("resumed", [])]
+    known = {part.get("code_sha256") or part.get("commit") for part in parts}
+    if len(known) < 2:
+        return []
+    return [
+        f"The run went on with other code of raysr ({len(known)} versions): networks, losses and metrics may not be "
+        "the same in all trials."
+    ]
 
 
 def _seeds_added(run: Run) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -39,10 +40,11 @@ class _Driver:
     begun: str
     """When the process began, in the machine's own words: a later process may have the same number."""
 
-    @property
-    def gone(self) -> bool:
-        """Whether it was on this machine, and runs no more."""
-        return self.machine == _machine() and _begun(self.pid) != self.begun
+    def gone(self, silent_s: float) -> bool:
+        """Whether it runs no more: on this machine its process tells, elsewhere `silent_s` seconds without a word."""
+        if self.machine == _machine() and self.begun:
+            return _begun(self.pid) != self.begun
+        return silent_s > STALE_S
 
 
 @contextmanager
@@ -57,7 +59,9 @@ def claimed(run: str) -> Generator[None]:
     text = json.dumps(asdict(me))
     storage.write_text(mine, text)
     ended = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(mine, text, ended), name="claim", daemon=True)
+    renewing = threading.Thread(
+        target=_renew, args=(mine, text, ended, threading.main_thread().ident), name="claim", daemon=True
+    )
     try:
         _look_for_others(run, mine)
         renewing.start()
@@ -79,7 +83,7 @@ def _look_for_others(run: str, mine: str) -> None:
             driver, age = _Driver(**json.loads(storage.read_bytes(other))), now - storage.modified(other)
         except FileNotFoundError:
             continue  # it has just ended
-        if driver.gone or age > STALE_S:
+        if driver.gone(age):
             storage.remove(other)
             continue
         raise RunInUseError(
@@ -88,10 +92,15 @@ def _look_for_others(run: str, mine: str) -> None:
         )
 
 
-def _renew(mine: str, text: str, ended: threading.Event) -> None:
+def _renew(mine: str, text: str, ended: threading.Event, main: int) -> None:
+    """Renew the claim until it has `ended`; stop thread `main` as Ctrl-C does where another driver took it away."""
     told = False
     while not ended.wait(RENEWED_S):
         try:
+            if not storage.exists(mine):
+                print("error: another driver has taken this run over while this one was silent", file=sys.stderr)
+                signal.pthread_kill(main, signal.SIGINT)
+                return
             storage.write_text(mine, text)
         except OSError as error:
             if not told:
@@ -100,7 +109,7 @@ def _renew(mine: str, text: str, ended: threading.Event) -> None:
 
 
 def _machine() -> str:
-    """The name of the host, and on Linux its last start and the container."""
+    """The identity of this machine: the name of the host, and on Linux its last start and the container."""
     parts = [socket.gethostname()]
     boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     parts += [boot.read_text().strip()] if boot.exists() else []

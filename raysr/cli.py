@@ -43,6 +43,8 @@ def make_console() -> Console:
     schedulers stop a job, does what Ctrl-C does; and a character that the output's encoding lacks is written as its
     number.
     """
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # so shells begin what they begin in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -55,6 +57,17 @@ def telling(console: Console) -> Generator[Callable[[str], None]]:
     """A line that a terminal shows while something works; what it is called with replaces the line."""
     with console.status("reading") as status:
         yield lambda word: status.update(plain(word))
+
+
+@contextmanager
+def plainly(stopped: str) -> Generator[None]:
+    """End the program with one line: of an error that says what to do, or `stopped` where the user stopped it."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail(stopped, code=130)
 
 
 def fail(message: str | BaseException, code: int = 1) -> NoReturn:

@@ -83,9 +83,11 @@ def check_reachable(address: str) -> None:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     told = f"no Ray cluster answers at RAY_ADDRESS={address}"
     hint = "start its head, correct RAY_ADDRESS, or unset it to run on this machine alone"
+    if not host or not port.isdecimal():
+        raise ConnectionError(f"RAY_ADDRESS={address} should be HOST:PORT, as in 10.0.0.1:6379: {hint}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConnectionError(f"{told} ({text_of(error)}): {hint}") from error
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return

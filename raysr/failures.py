@@ -8,22 +8,30 @@ from typing import Any, Literal
 import ray.exceptions
 import ray.tune
 from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    RayTrainError,
+    WorkerGroupStartupTimeoutError,
+)
 from ray.train.v2.api.exceptions import PreemptionError
 from ray.tune.error import TuneError
 
 from raysr.errors import text_of
 from raysr.manifest import ManifestError
+from raysr.own_code import CodeChangedError
 from raysr.weights import WeightsError
 
 Cause = Literal["network", "machine"]
 """network: an exception in training, which another machine would meet too. machine: a process or a node that died, a
 disk, an accelerator that did not come."""
 
-Kind = Literal["exception", "process", "node"]
+Kind = Literal["exception", "process", "node", "absence"]
 
-LIMITS: dict[Kind, int] = {"exception": 3, "process": 3, "node": 100}
+LIMITS: dict[Kind, int] = {"exception": 3, "process": 3, "node": 100, "absence": 0}
 """How often a trial goes on from its last checkpoint: after an exception in a worker, after a process that died (killed
-for memory, for example), and after a node that went away, as spot instances do."""
+for memory, for example), after a node that went away, as spot instances do, and after accelerators that never came."""
+
+_NEVER_CAME = (WorkerGroupStartupTimeoutError, InsufficientClusterResourcesError)
 
 OF_RAY = (ray.exceptions.RayError, TrainingFailedError, TuneError)
 """What Ray raises; none of these is a RuntimeError."""
@@ -33,7 +41,7 @@ class RayFailedError(RuntimeError):
     """Ray itself failed, or a trial could not be scheduled; the message is Ray's own."""
 
 
-OF_THE_MACHINE = (OSError, ManifestError, WeightsError, RayFailedError)
+OF_THE_MACHINE = (OSError, ManifestError, WeightsError, RayFailedError, CodeChangedError)
 """Exceptions that every network would have met in its place."""
 
 
@@ -49,6 +57,8 @@ def kind_of(error: BaseException) -> Kind:
     """What an error that ended an attempt at training says of it."""
     if isinstance(error, PreemptionError):
         return "node"
+    if isinstance(getattr(error, "controller_failure", None), _NEVER_CAME):
+        return "absence"
     failures = _failures(error)
     # Where one worker dies, the others fail with exceptions of the connection that broke.
     if any(_lost_its_node(one) for one in failures):
@@ -63,8 +73,9 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def _failures(error: BaseException) -> list[Any]:
-    """Those of the workers, where `error` is theirs."""
-    return list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+    """Those of the workers, where `error` is theirs; of a dead worker what its health check met."""
+    each: list[Any] = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+    return [getattr(one, "health_check_failure", one) for one in each]
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -81,9 +92,7 @@ def _raised(failure: Any) -> BaseException | None:
     """The exception that a worker raised; None of a worker that died without one."""
     if isinstance(failure, ray.exceptions.RayTaskError):
         return failure.cause
-    if isinstance(failure, OF_RAY):
-        return None
-    return getattr(failure, "_base_exc", failure)
+    return None if isinstance(failure, (*OF_RAY, RayTrainError)) else failure
 
 
 def fit(tuner: ray.tune.Tuner) -> ray.tune.ResultGrid:

@@ -47,7 +47,7 @@ FAILED = "failure"
 
 MISSING_MINUTES = 60
 """How often a trial waits a minute (Ray Train's default) for accelerators that are not there. A spot node that is
-replaced takes a quarter of an hour, and Ray counts over all of a trial's life."""
+replaced takes a quarter of an hour."""
 
 
 def ended_row(spec: TrialSpec) -> TrialRow | None:
@@ -172,7 +172,7 @@ def _tune(
 
 
 def _tune_once(specs: list[TrialSpec], resources: Resources, worker: Worker, extra: dict[str, Any]) -> TrialErrors:
-    """As `_tune`; raises RayFailedError. An error that Tune lays to no trial in particular is that of every trial."""
+    """As `_tune`; raises RayFailedError. An error without a trial counts for every trial."""
     run = specs[0].run
     shuffled = in_blocks(specs)
     # A store for each driver: what a killed one left of Ray's own state is never read again, ours is.

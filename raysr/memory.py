@@ -72,8 +72,8 @@ def _of_container(proc: Path = Path("/proc/self"), mount: Path = Path("/sys/fs/c
     """
     try:
         lines = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
-    except FileNotFoundError:
-        return None
+    except OSError:
+        return None  # no Linux, or a container that hides it
     free: list[int] = []
     for _, controllers, path in lines:
         if controllers not in ("", "memory") and "memory" not in controllers.split(","):
@@ -110,8 +110,8 @@ def _left_in(group: Path, names: _Names) -> int | None:
         limit = (group / names.limit).read_text().strip()
         usage = int((group / names.usage).read_text())
         counted = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except FileNotFoundError:
-        return None
+    except (OSError, ValueError):
+        return None  # no such group, or one that hides its figures
     if limit == "max" or int(limit) >= _NO_LIMIT:
         return None
     return max(0, int(limit) - usage + int(counted.get(names.cached, 0)))

@@ -3,14 +3,22 @@
 import ast
 import hashlib
 import importlib.util
+import site
 import sys
 import sysconfig
 from pathlib import Path
 
 from raysr.models import find_architecture, parse_arch
 
-_INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_INSTALLED = (
+    *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(Path(place).resolve() for place in (*site.getsitepackages(), site.getusersitepackages())),
+)
 _RAYSR = Path(__file__).resolve().parent
+
+
+class CodeChangedError(ValueError):
+    """A network's source that is not the one which its run was begun with."""
 
 
 def code_digest(arch: str) -> str | None:
@@ -33,12 +41,12 @@ def code_digest(arch: str) -> str | None:
 
 
 def check_code(arch: str, pinned: str | None) -> None:
-    """Raise ValueError where the source of `arch` is not the one that was `pinned`, if one was."""
+    """Raise CodeChangedError where the source of `arch` is not the one that was `pinned`, if one was."""
     if pinned is None:
         return
     now = code_digest(arch)
     if now != pinned:
-        raise ValueError(
+        raise CodeChangedError(
             f"{arch} was edited after the run began (SHA-256 of its source {str(now)[:12]}, then {pinned[:12]}): take "
             "the change back, or give the edited network another name and a new run"
         )
@@ -76,14 +84,23 @@ def _imported(module: str, file: Path) -> list[str]:
 
 
 def _users_file(name: str) -> Path | None:
-    """The source of a module that belongs neither to Python nor to an installed package nor to raysr."""
-    module = sys.modules.get(name)
+    """The source of a module that belongs neither to Python nor to an installed package nor to raysr.
+
+    Nothing is imported to find it: below a package of the user's own, modules are found by their paths.
+    """
+    top, *below = name.split(".")
+    module = sys.modules.get(top)
     try:
-        spec = module.__spec__ if module is not None else importlib.util.find_spec(name)
+        spec = module.__spec__ if module is not None else importlib.util.find_spec(top)
     except (ImportError, AttributeError, ValueError):
-        return None  # a name that is no module
-    if spec is None or spec.origin is None:
         return None
-    path = Path(spec.origin).resolve()
-    users = path.suffix == ".py" and not any(path.is_relative_to(root) for root in (*_INSTALLED, _RAYSR))
-    return path if users else None
+    if spec is None:
+        return None
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    places = [Path(spec.origin)] if not below and spec.origin else []
+    for folder in folders if below else ():
+        inner = folder.joinpath(*below)
+        places += [inner / "__init__.py", inner.with_suffix(".py")]
+    found = next((place.resolve() for place in places if place.suffix == ".py" and place.is_file()), None)
+    users = found is not None and not any(found.is_relative_to(root) for root in (*_INSTALLED, _RAYSR))
+    return found if users else None

@@ -131,7 +131,7 @@ class CompareConfig:
                 "--calibration is of one batch size, and --search.usd may choose another: leave one out, or search the "
                 f"other settings alone with --search.batch-sizes {self.train.batch_size}"
             )
-        if self.checkpoint_every_s <= 0:
+        if not 0 < self.checkpoint_every_s < math.inf:
             raise ValueError(f"--checkpoint-every-s takes seconds above 0, got {self.checkpoint_every_s}")
         if "train" not in self.charged:
             raise ValueError(f"--charged must name train: a budget that no step spends never ends; got {self.charged}")
@@ -141,7 +141,8 @@ class CompareConfig:
             raise ValueError("--extend-seeds adds seeds to a run: say which with --resume, or give a new one --seeds")
         if self.wait_for_gpus is not None and self.wait_for_gpus < 0:
             raise ValueError(f"--wait-for-gpus takes a number of at least 0, got {self.wait_for_gpus}")
-        if min(self.seeds, self.timing_rounds, self.workers_per_trial, self.max_concurrent or 1) < 1:
+        at_once = 1 if self.max_concurrent is None else self.max_concurrent
+        if min(self.seeds, self.timing_rounds, self.workers_per_trial, at_once) < 1:
             raise ValueError("--seeds, --timing-rounds, --workers-per-trial and --max-concurrent must be at least 1")
 
     @property

@@ -1,6 +1,7 @@
 """Going on with a run whose driver, workers or whole cluster went away: its own `run.json` rules."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -10,7 +11,7 @@ from raysr.cost import Budget, Price
 from raysr.device import Device
 from raysr.errors import text_of
 from raysr.manifest import Manifest, ManifestError
-from raysr.own_code import check_code
+from raysr.own_code import check_code, code_digest
 from raysr.presets import PRESETS, CompareConfig, SearchConfig
 from raysr.provenance import code_sha256, commit
 from raysr.runs import amend
@@ -56,14 +57,8 @@ class Resumed:
                 "share processors take longer, and it charges by the clock. Leave it out; only a calibrated run whose "
                 "steps are all timed may change it"
             )
-        settings = {"--precision": train.precision, "--eval-precision": train.eval_precision}
-        auto = " and ".join(name for name, value in settings.items() if value == "auto")
-        then = self._best_precision() if auto else None
-        if then not in (None, device.best_precision):
-            raise ValueError(
-                f"{self.run} was begun with {auto} auto, which came to {then} on {begun}, and on this {device.name} it "
-                f"comes to {device.best_precision}: go on where it is {then}"
-            )
+        auto = "auto" in (train.precision, train.eval_precision)
+        check_precision(train, self._best_precision() if auto else None, device, f"{self.run} (on {begun})")
 
     def _best_precision(self) -> str | None:
         """What `auto` came to; of a run of an older version its trials tell. None where none has begun."""
@@ -88,12 +83,30 @@ class Resumed:
             "resumed": [*self.info.get("resumed", []), part],
             "data": self.info["data"] | {"location": self.data},
             "best_precision": self.info.get("best_precision", device.best_precision),
+            "code": self.info.get("code", pinned(self.config.archs)),
         }
         begun, seeds = self.info["config"]["seeds"], self.config.seeds
         if seeds > begun:
             changes["config"] = self.info["config"] | {"seeds": seeds}
             changes["extended"] = [*self.info.get("extended", []), {"at": when, "seeds": [begun, seeds]}]
         amend(self.run, **changes)
+
+
+def check_precision(train: TrainConfig, then: str | None, device: Device, run: str) -> None:
+    """Raise ValueError where `auto` comes to another precision on `device` than `then`; None: nobody knows."""
+    settings = {"--precision": train.precision, "--eval-precision": train.eval_precision}
+    auto = " and ".join(name for name, value in settings.items() if value == "auto")
+    if auto and then not in (None, device.best_precision):
+        raise ValueError(
+            f"{run} was begun with {auto} auto, which came to {then}, and on this {device.name} it comes to "
+            f"{device.best_precision}: go on where it is {then}"
+        )
+
+
+def pinned(archs: Sequence[str]) -> dict[str, str]:
+    """Hashes of the source of networks of the user's own."""
+    found = {arch: code_digest(arch) for arch in archs}
+    return {arch: code for arch, code in found.items() if code is not None}
 
 
 def taken_up(when: str, device: Device, resources: dict[str, Any]) -> dict[str, Any]:
@@ -157,8 +170,8 @@ def _refuse_contradictions(config: CompareConfig, info: dict[str, Any], run: str
         raise ValueError(f"{run} is a run of jobs/train.py: go on with it by jobs/train.py --resume {run}")
     if config.preset != stored["preset"]:
         raise ValueError(f"{run} is a run of preset {stored['preset']!r}: resume it as that, not as {config.preset!r}")
-    given, frozen = (_flat(json.loads(json.dumps(asdict(one)))) for one in (config, PRESETS[config.preset][1]))
-    then = _flat(stored)
+    given, frozen = (flat(json.loads(json.dumps(asdict(one)))) for one in (config, PRESETS[config.preset][1]))
+    then = flat(stored)
     begun = info["extended"][0]["seeds"][0] if "extended" in info else None
     for name, value in given.items():
         if name == "seeds" and value == begun:
@@ -173,7 +186,7 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def flat(config: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in config.items():

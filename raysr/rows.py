@@ -118,8 +118,8 @@ class TrialRow:
     """Weights below the run's folder."""
     error: str | None = None
     cause: Literal["network", "machine"] | None = None
-    """What made a failed trial fail: an exception in training, or want of a machine. None: unknown, it counts as the
-    the network."""
+    """What made a failed trial fail: an exception in training, or want of a machine. Unknown (None) counts as the
+    network."""
 
     @property
     def lost(self) -> bool:

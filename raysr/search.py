@@ -18,7 +18,7 @@ from raysr import storage
 from raysr.batches import TrainingBatches
 from raysr.cluster import QUIET, use_assigned_cpus
 from raysr.cost import ROUNDING, Budget
-from raysr.failures import LIMITS, fit
+from raysr.failures import LIMITS, Failure, RayFailedError, failure_of, fit
 from raysr.launch import FAILED
 from raysr.ledger import Ledger
 from raysr.models import file_name
@@ -50,6 +50,10 @@ MOST_CONFIGURATIONS = 100
 
 MOST_FAILURES = 5
 """So many configurations of an architecture may fail before its search is given up."""
+
+WORST = 1e9
+"""A score beyond every distance. ASHA takes quantiles, which two infinite ones turn into no number: then nobody would
+be stopped."""
 
 _SEARCH = 11
 """Of the random numbers that draw configurations and the photographs that judge them."""
@@ -152,13 +156,14 @@ def find_settings(spec: TrialSpec, search: SearchConfig, resources: Resources) -
     frozen = spec.frozen if same else None
     base = replace(spec, run=attempt, held_out=judging_photographs(spec.data), frozen=frozen)
     money = _Money(base, search)
-    error = _tune(money, resources)
+    failure = _tune(money, resources)
     if not money.finished:
         raise KeyboardInterrupt  # Tune itself takes the first Ctrl-C: it stops its trials and returns
     tried = money.tried()
     scored = [one for one in tried if one.perceptual is not None and np.isfinite(one.perceptual)]
     if not scored:
-        raise RuntimeError(f"no configuration of {spec.arch} gave a score: {error or 'all of them diverged'}")
+        told = f"no configuration of {spec.arch} gave a score: {failure.text if failure else 'all of them diverged'}"
+        raise RayFailedError(told) if failure is not None and failure.cause == "machine" else RuntimeError(told)
     # The longest training decides first: a score at an earlier rung is of another stage of the schedule.
     best = min(scored, key=lambda one: (-min(one.rung_usd, money.most), one.perceptual))
     lost = sum(_billed(storage.join(folder, name)) for name in earlier)
@@ -257,8 +262,13 @@ class _Money(Searcher):
         """Nothing, as `save`."""
 
 
+def known_or_worst(score: float | None) -> float:
+    """What ASHA is told: of a configuration that gives no number, WORST."""
+    return score if score is not None and math.isfinite(score) else WORST
+
+
 def _known(score: float | None) -> float | None:
-    return score if score is not None and math.isfinite(score) else None
+    return score if score is not None and math.isfinite(score) and score < WORST else None
 
 
 def _charged(spec: TrialSpec) -> float:
@@ -275,13 +285,11 @@ class _TuneReporter(Reporter):
         score = trial.curve[-1].perceptual
         with trial.meter.segment("idle"):
             # A share of a budget, multiplied out again, may fall short of its rung by a rounding error.
-            # ASHA compares numbers: a configuration that gives none is the worst.
-            worst_or_score = math.inf if score is None or not math.isfinite(score) else score
-            ray.tune.report({"rung_usd": rung_usd * (1 + ROUNDING), "perceptual": worst_or_score})
+            ray.tune.report({"rung_usd": rung_usd * (1 + ROUNDING), "perceptual": known_or_worst(score)})
 
 
-def _tune(money: _Money, resources: Resources) -> str | None:
-    """Run the search; returns the first error of a configuration."""
+def _tune(money: _Money, resources: Resources) -> Failure | None:
+    """Run the search; returns the first failure of a configuration, one of the network's before the machine's."""
 
     base, search = money.base, money.search
 
@@ -293,8 +301,8 @@ def _tune(money: _Money, resources: Resources) -> str | None:
         try:
             run_trial(Trial(spec, World(device=device)), _TuneReporter(lambda progress: None))
         except Exception as error:  # noqa: BLE001  told, not raised: Tune would begin the configuration again
-            told = "".join(traceback.format_exception(error)).strip()
-            ray.tune.report({"rung_usd": 0.0, "perceptual": math.inf, FAILED: told})
+            told = replace(failure_of(error), text="".join(traceback.format_exception(error)).strip())
+            ray.tune.report({"rung_usd": 0.0, "perceptual": WORST, FAILED: asdict(told)})
 
     needs = {name.lower(): amount for name, amount in resources.per_worker.items() if name in ("CPU", "GPU")}
     scheduler = ASHAScheduler(
@@ -323,5 +331,8 @@ def _tune(money: _Money, resources: Resources) -> str | None:
             verbose=0,
         ),
     )
-    told = [(result.metrics or {}).get(FAILED) or result.error for result in fit(tuner)]
-    return next((str(one).strip() for one in told if one), None)
+    failures: list[Failure] = []
+    for result in fit(tuner):
+        told = (result.metrics or {}).get(FAILED)
+        failures += [Failure(**told)] if told else [failure_of(result.error)] if result.error is not None else []
+    return min(failures, key=lambda one: one.cause == "machine", default=None)

@@ -78,6 +78,8 @@ class TrainConfig:
         if not 0 < self.learning_rate < math.inf or self.batch_size < 1:
             raise ValueError(f"learning rate and batch size must be above 0: {self.learning_rate}, {self.batch_size}")
         parse_loss(self.loss)
+        if self.patch_px is not None and self.patch_px < 1:
+            raise ValueError(f"--patch-px takes at least one pixel, got {self.patch_px}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"--micro-batch takes at least one pair, got {self.micro_batch}")
         if not 0 <= self.warmup < 1:

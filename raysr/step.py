@@ -57,7 +57,9 @@ class Stepper:
 
     def gradients(self, lr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 H W"]) -> Stepped:
         """Add the gradients of these pairs' mean loss to the network's."""
-        before = [buffer.clone() for buffer in self._counting_buffers()] if self.may_shrink else []
+        before = (
+            [buffer.clone() for buffer in self.network.buffers()] if self.may_shrink and self.micro_batch > 1 else []
+        )
         while True:
             try:
                 return self._in_parts(lr, hr)
@@ -71,7 +73,7 @@ class Stepper:
                     raise
                 self.micro_batch = -(-self.micro_batch // 2)
                 self.optimizer.zero_grad(set_to_none=True)  # what the first parts had added
-                for buffer, value in zip(self._counting_buffers(), before, strict=True):
+                for buffer, value in zip(self.network.buffers(), before, strict=True):
                     buffer.copy_(value)
 
     def warm_up(self, lr: Float[Tensor, "n 1 h w"], hr: Float[Tensor, "n 1 H W"]) -> None:
@@ -81,10 +83,6 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.network.buffers(), before, strict=True):
             buffer.copy_(value)
-
-    def _counting_buffers(self) -> list[Tensor]:
-        """What a forward pass may change besides parameters: running means and their like."""
-        return [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
 
     def _in_parts(self, lr: Tensor, hr: Tensor) -> Stepped:
         total = torch.zeros((), device=self.device)
@@ -131,9 +129,8 @@ def choose_micro_batch(
     """How many of the `share` pairs that this process has of a batch go through the network at a time.
 
     `wanted` where it is given, else as many as the free memory of `device` allows by estimate (squares of `px` target
-    pixels; `loss` needs at least `least_px`), shared by `sharers` processes, less `reserved_bytes` that
-    validation will keep. Raises ValueError where
-    batch normalisation would see another batch.
+    pixels; `loss` needs at least `least_px`). `sharers` processes share that memory, and validation will keep
+    `reserved_bytes` of it. Raises ValueError where batch normalisation would see another batch.
     """
     whole = normalises_batches(model)
     if whole and wanted is not None and wanted < share:

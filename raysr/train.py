@@ -85,6 +85,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> TrialRow:
     trial.enter("end")
     row = row_of(trial, status, took)
     if trial.world.rank == 0:
+        trial.ledger.check()
         trial.files.write_picture(to_uint8(upscale(trial.model, trial.first, trial.device, trial.eval_precision)))
         trial.files.write_row(row)
         reporter.progress(progress_of(trial, "ended", row.status))

@@ -2,7 +2,9 @@
 
 import io
 import json
-from dataclasses import dataclass, field, fields
+import math
+import traceback
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -22,7 +24,7 @@ from raysr.plain import say
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, ProgressDisplay
 from raysr.provenance import RunInfo, now
-from raysr.resume import find_data, taken_up
+from raysr.resume import check_precision, find_data, flat, pinned, taken_up
 from raysr.runs import Outcome, Run, amend, discarded_unless_begun, gather, new_run_folder, unfinished_row
 from raysr.spec import TrainConfig, TrialSpec
 from raysr.train import Reporter, check_trials, run_trial
@@ -70,7 +72,7 @@ class TrainOneConfig:
             raise ValueError(f"--seed takes a whole number of at least 0, got {self.seed}")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"--tolerance takes a share of the budget between 0 and 1, got {self.tolerance}")
-        if self.checkpoint_every_s <= 0:
+        if not 0 < self.checkpoint_every_s < math.inf:
             raise ValueError(f"--checkpoint-every-s takes seconds above 0, got {self.checkpoint_every_s}")
         for name in ("data", "resume"):
             if getattr(self, name) is not None:
@@ -156,12 +158,14 @@ def _resume(config: TrainOneConfig, console: Console) -> Outcome:
     device = this_device(kind)
     if device.name != info["device"] and spec.budget.limit_usd(spec.price) is not None:
         raise ValueError(f"{run} was begun on {info['device']}, and this is {device.name}: seconds do not compare")
+    check_precision(stored.train, info.get("best_precision"), device, run)
     weights, _ = perceptual_infos(stored.train.perceptual, stored.train.vgg_weights, stored.train.alex_weights)
     if weights.weights_sha256 != info["perceptual"]["weights_sha256"]:
         raise ValueError(f"the perceptual weights have changed since {run} began: {weights.weights_sha256}")
     with claimed(run):
         part = taken_up(now().isoformat(timespec="seconds"), device, info["resources"])
-        amend(run, resumed=[*info.get("resumed", []), part], data=info["data"] | {"location": spec.data})
+        code = info.get("code", pinned([spec.arch]))
+        amend(run, resumed=[*info.get("resumed", []), part], data=info["data"] | {"location": spec.data}, code=code)
         say(console, f"run folder: {run}")
         return _run(spec, kind, console, weights.name)
 
@@ -179,17 +183,18 @@ def _stored(config: dict[str, Any]) -> TrainOneConfig:
 
 def _refuse_contradictions(config: TrainOneConfig, stored: TrainOneConfig, run: str) -> None:
     """Raise ValueError for a setting that was given and is not the run's own."""
-    default = TrainOneConfig(resume=run)
-    for name in ("arch", "seed", "budget", "price", "tolerance", "checkpoint_every_s", "train"):
-        given, then = getattr(config, name), getattr(stored, name)
-        if given not in (getattr(default, name), then):
-            flag = "the architecture" if name == "arch" else f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} {given} contradicts {run}, which was begun with {then}: leave it out")
+    default = flat(asdict(TrainOneConfig(resume=run)))
+    given, then = flat(asdict(config)), flat(asdict(stored))
+    for name, value in given.items():
+        if name in ("resume", "data", "out") or value in (default[name], then[name]):
+            continue
+        flag = "the architecture" if name == "arch" else f"--{name.removeprefix('train.').replace('_', '-')}"
+        raise ValueError(f"{flag} {value} contradicts {run}, which was begun with {then[name]}: leave it out")
 
 
 def _run(spec: TrialSpec, kind: str, console: Console, perceptual_name: str) -> Outcome:
     """Train, unless the trial has ended, and gather everything."""
-    board, interrupted = Board(), False
+    board, interrupted, error = Board(), False, None
     files = TrialFiles(spec.run, spec.arch, spec.seed)
     row = files.read_row()
     try:
@@ -203,7 +208,11 @@ def _run(spec: TrialSpec, kind: str, console: Console, perceptual_name: str) -> 
                 row = run_trial(trial, Reporter(board.update))
     except KeyboardInterrupt:
         row, interrupted = unfinished_row(spec, "interrupted", "stopped by the user", perceptual_name), True
+    except Exception as failed:  # noqa: BLE001  told in the row, as a comparison tells it
+        error = "".join(traceback.format_exception(failed)).strip()
+        cause = "machine" if isinstance(failed, OSError) else "network"
+        row = unfinished_row(spec, "failed", error, perceptual_name, cause)
     finally:
         drop_targets(spec.targets)
     gather(spec.run, [row])
-    return Outcome(Run.read(spec.run), None, interrupted)
+    return Outcome(Run.read(spec.run), error, interrupted)

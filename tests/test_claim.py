@@ -88,6 +88,33 @@ def test_a_driver_elsewhere_counts_as_gone_when_it_has_been_silent(tmp_path: Pat
         assert not Path(place).exists()
 
 
+def test_a_driver_of_this_machine_that_only_sleeps_keeps_its_run(tmp_path: Path) -> None:
+    with claimed(str(tmp_path)):
+        (mine,) = (tmp_path / DRIVERS).iterdir()
+        os.utime(mine, (0, 0))  # stopped by Ctrl-Z, or on a disk that is full
+        with pytest.raises(RunInUseError, match=f"process {os.getpid()}"):
+            claimed(str(tmp_path)).__enter__()
+
+
+def test_a_driver_whose_run_was_taken_over_stops(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from raysr import claim; claim.RENEWED_S = 0.05\n"
+        "try:\n"
+        "    with claim.claimed(sys.argv[1]): print('held', flush=True); time.sleep(600)\n"
+        "except KeyboardInterrupt: print('stopped')"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "held\n"
+        (mine,) = (tmp_path / DRIVERS).iterdir()
+        mine.unlink()
+        out, err = driver.communicate(timeout=60)
+    assert out == "stopped\n"
+    assert "another driver has taken this run over" in err
+
+
 def test_a_claim_is_renewed_while_its_driver_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "RENEWED_S", 0.02)
     renewed = threading.Event()

@@ -190,10 +190,12 @@ def test_output_that_lacks_a_character_gets_its_number(encoding: str) -> None:
     assert done.stderr.decode("ascii").split() == ["error:", "no", "file", "\\u6771.png"]
 
 
-def test_sigterm_stops_a_program_as_ctrl_c_does() -> None:
+@pytest.mark.parametrize("before", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"])
+def test_sigterm_stops_a_program_as_ctrl_c_does(before: str) -> None:
+    """Also one that a shell began in the background, where Ctrl-C is to be ignored."""
     script = (
-        "import os, signal; from raysr.cli import make_console; make_console()\n"
-        "try: os.kill(os.getpid(), signal.SIGTERM)\nexcept KeyboardInterrupt: print('stopped')"
+        f"import os, signal, time; {before or 'pass'}\nfrom raysr.cli import make_console, plainly; make_console()\n"
+        "with plainly('stopped; go on'): os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("stopped\n", "")
+    assert (done.returncode, done.stderr) == (130, "error: stopped; go on\n")

@@ -224,7 +224,7 @@ def test_an_address_where_no_ray_answers_is_told_within_seconds(monkeypatch: pyt
         assert time.monotonic() - begun < 10
     with pytest.raises(ConnectionError, match=r"RAY_ADDRESS=nowhere.invalid:6379"):
         check_reachable("nowhere.invalid:6379")
-    with pytest.raises(ConnectionError, match=r"RAY_ADDRESS=127.0.0.1:port"):
+    with pytest.raises(ConnectionError, match=r"RAY_ADDRESS=127.0.0.1:port should be HOST:PORT"):
         check_reachable("127.0.0.1:port")
 
 

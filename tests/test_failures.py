@@ -3,15 +3,24 @@
 import pytest
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
 from ray.train.v2.api.exceptions import PreemptionError
 from ray.tune.error import TuneError
 
 from raysr.failures import RayFailedError, cause_of, failure_of, kind_of, told_plainly
+from raysr.own_code import CodeChangedError
 
 
-def of_workers(*failures: Exception) -> WorkerGroupError:
-    return WorkerGroupError("workers failed", dict(enumerate(failures)))
+def handed_over(*errors: Exception) -> WorkerGroupError:
+    """As Ray Train's controller makes it of what its workers' health checks gave."""
+    statuses = {rank: WorkerStatus(running=False, error=error) for rank, error in enumerate(errors)}
+    return WorkerGroupPollStatus(statuses, worker_rank_to_replica_group_rank=None).get_worker_group_error()
 
 
 def raised(error: Exception) -> Exception:
@@ -19,25 +28,37 @@ def raised(error: Exception) -> Exception:
     return UserExceptionWithTraceback(error, "Traceback ...")
 
 
+def dead(error: Exception) -> Exception:
+    """As the check of a worker's health puts it."""
+    return WorkerHealthCheckFailedError("A worker health check failed.", failure=error)
+
+
 def node_died() -> Exception:
-    return RayActorError(None, "The actor died because its node has died. Node Id: 1")
+    return dead(RayActorError(None, "The actor died because its node has died. Node Id: 1"))
+
+
+def killed() -> Exception:
+    return dead(RayActorError(None, "The actor died unexpectedly before finishing this task."))
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "cause"),
     [
-        (of_workers(raised(ValueError("shapes"))), "exception", "network"),
-        (of_workers(raised(RuntimeError("CUDA error")), raised(RuntimeError("CUDA error"))), "exception", "network"),
-        (of_workers(raised(OSError(28, "No space left"))), "exception", "machine"),
-        (of_workers(RayActorError(None, "The actor died unexpectedly")), "process", "machine"),
+        (handed_over(raised(ValueError("shapes"))), "exception", "network"),
+        (handed_over(raised(RuntimeError("CUDA error")), raised(RuntimeError("CUDA error"))), "exception", "network"),
+        (handed_over(raised(OSError(28, "No space left"))), "exception", "machine"),
+        (handed_over(killed()), "process", "machine"),
         (
-            of_workers(raised(RuntimeError("connection reset")), RayActorError(None, "The actor died unexpectedly")),
+            handed_over(raised(RuntimeError("connection reset")), killed()),
             "process",
             "machine",
         ),
-        (of_workers(raised(RuntimeError("connection reset")), node_died()), "node", "machine"),
-        (of_workers(ActorUnavailableError("gone", None)), "process", "machine"),
+        (handed_over(raised(RuntimeError("connection reset")), node_died()), "node", "machine"),
+        (handed_over(dead(ActorUnavailableError("gone", None))), "process", "machine"),
+        (handed_over(WorkerHealthCheckTimeoutError("no answer")), "process", "machine"),
+        (handed_over(raised(CodeChangedError("edited"))), "exception", "machine"),
         (ControllerError(OutOfMemoryError("killed for memory")), "process", "machine"),
+        (ControllerError(WorkerGroupStartupTimeoutError(1)), "absence", "machine"),
         (NodeDiedError("The node has died"), "node", "machine"),
         (RayTaskError("work", "Traceback ...", ValueError("shapes")), "exception", "network"),
         (RayTaskError("work", "Traceback ...", FileNotFoundError("gone")), "exception", "machine"),
@@ -58,7 +79,7 @@ def test_a_preempted_node_is_a_node() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [TuneError("Trials did not complete"), NodeDiedError("gone"), of_workers(node_died())]
+    "error", [TuneError("Trials did not complete"), NodeDiedError("gone"), handed_over(node_died())]
 )
 def test_whatever_ray_raises_is_told_without_a_traceback(error: Exception) -> None:
     with pytest.raises(RayFailedError, match="Ray failed: "), told_plainly():

@@ -57,7 +57,7 @@ def test_trials_share_a_processor_otherwise_only_where_every_cost_is_frozen(tmp_
 
 def test_a_run_goes_on_in_its_own_precision_alone(tmp_path: Path) -> None:
     run = begun(tmp_path, best_precision="bfloat16")
-    with pytest.raises(ValueError, match=r"--precision auto, which came to bfloat16 on .* comes to float32: go"):
+    with pytest.raises(ValueError, match=r"--precision auto, which came to bfloat16, and on .* comes to float32: go"):
         run.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)
     told = begun(tmp_path, precision="float32", best_precision="bfloat16")
     told.check_device(OLDER, use_gpu=False, every_cost_is_frozen=True)

@@ -3,11 +3,13 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from raysr.cost import Budget, Price, StepCost
@@ -17,6 +19,7 @@ from raysr.presets import SearchConfig
 from raysr.resources import Resources
 from raysr.search import (
     MOST_FAILURES,
+    WORST,
     _Money,
     _TuneReporter,
     check_search,
@@ -225,13 +228,24 @@ def test_a_configuration_without_a_score_is_the_worst_and_no_error(
     for score in (math.nan, None, 0.5):
         trial.curve[-1] = replace(trial.curve[-1], perceptual=score)
         _TuneReporter(lambda _: None).validated(trial)
-    assert [one["perceptual"] for one in told] == [math.inf, math.inf, 0.5]
+    assert [one["perceptual"] for one in told] == [WORST, WORST, 0.5]
     money = _Money(base, SEARCH)
     for index in range(2):
         assert isinstance(money.suggest(f"{index}"), dict)
         spent(configured(base, SEARCH, index, 9.0), 1.0)
-        money.on_trial_complete(f"{index}", {"rung_usd": 1.0, "perceptual": (math.inf, 0.2)[index]})
+        money.on_trial_complete(f"{index}", {"rung_usd": 1.0, "perceptual": (WORST, 0.2)[index]})
     assert [one.perceptual for one in money.tried()] == [None, 0.2]
+
+
+def test_two_configurations_without_a_score_do_not_keep_the_others_from_being_judged() -> None:
+    scheduler = ASHAScheduler(
+        time_attr="rung_usd", metric="perceptual", mode="min", grace_period=1, max_t=10, reduction_factor=3
+    )
+    bracket = scheduler._brackets[0]
+    for name, score in (("a", WORST), ("b", WORST), ("c", 0.2), ("d", 0.1)):
+        bracket.on_result(SimpleNamespace(trial_id=name), 1, -score)
+    assert bracket.on_result(SimpleNamespace(trial_id="e"), 1, -0.5) == ASHAScheduler.STOP
+    assert bracket.on_result(SimpleNamespace(trial_id="f"), 1, -0.05) == ASHAScheduler.CONTINUE
 
 
 def test_a_search_does_not_judge_networks_that_have_learned_nothing(base: TrialSpec) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import prepare_here, synthetic
 from PIL import Image
 from rich.console import Console
@@ -172,11 +173,17 @@ def test_a_run_goes_on_with_its_own_settings_alone(small_set: str, tmp_path: Pat
     for change, message in (
         ({"seed": 3}, r"--seed 3 contradicts .*, which was begun with 0: leave it out"),
         ({"arch": "srcnn"}, r"the architecture srcnn contradicts"),
-        ({"budget": Budget(samples=8)}, r"--budget Budget.*samples=8.* contradicts"),
+        ({"budget": Budget(samples=8)}, r"--budget.samples 8 contradicts .*, which was begun with 4"),
+        (
+            {"train": replace(TRAIN, learning_rate=0.5)},
+            r"--learning-rate 0.5 contradicts .*, which was begun with 0.001",
+        ),
         ({"data": str(tmp_path / "nowhere")}, r"where the set of .* lies elsewhere now, say --data DIR"),
     ):
         with pytest.raises(ValueError, match=message):
             train_one(TrainOneConfig(**{"resume": run} | change), Console(file=io.StringIO()))  # type: ignore[arg-type]
+    same = TrainOneConfig(resume=run, budget=Budget(samples=4), train=replace(TrainConfig(), learning_rate=1e-3))
+    train_one(same, Console(file=io.StringIO()))  # what agrees is no contradiction
     with pytest.raises(ValueError, match=r"is a run of jobs/train.py: go on with it by jobs/train.py --resume"):
         read_resumed(CompareConfig(preset="paper", resume=run))
     with pytest.raises(FileNotFoundError, match=r"holds no run.json"):
@@ -205,3 +212,27 @@ def test_what_cannot_run_leaves_no_folder_of_a_run(
     with pytest.raises(ValueError, match=message):
         train_one(TrainOneConfig(**words), Console(file=io.StringIO()))  # type: ignore[arg-type]
     assert not list(out.glob("*"))
+
+
+class Breaks(nn.Module):
+    """A network of the user's own that fails in training alone."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.inner = ESPCN(scale)
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        if self.training and torch.is_grad_enabled():
+            raise KeyError("a fault of its own")
+        return self.inner(lr)
+
+
+def test_a_network_that_fails_leaves_a_row_with_its_error(small_set: str, tmp_path: Path) -> None:
+    arch, budget = f"{__name__}:Breaks", Budget(samples=4)
+    config = TrainOneConfig(arch=arch, data=small_set, out=str(tmp_path / "runs"), budget=budget, train=TRAIN)
+    outcome = train_one(config, Console(file=io.StringIO()))
+    (row,) = outcome.run.trials
+    assert (row.status, row.cause) == ("failed", "network")
+    assert row.error is not None
+    assert "a fault of its own" in row.error
+    assert outcome.error == row.error
