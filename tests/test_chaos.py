@@ -105,7 +105,7 @@ def test_a_comparison_that_is_stopped_keeps_what_it_reached_and_says_so(
     with job:
         assert job.stdout is not None
         for line in job.stdout:
-            if " seed 0  training" in line:
+            if line.startswith(("espcn seed 0  training", "srcnn seed 0  training")):
                 first = line.split()[0]  # trials run in random order
                 break
         await_checkpoint(job, tmp_path, f"{first}-0")
