@@ -41,7 +41,7 @@ from raysr.manifest import ManifestError
 from raysr.models import build_model
 from raysr.presets import CompareConfig
 from raysr.progress import Board
-from raysr.provenance import commit
+from raysr.provenance import code_sha256, commit
 from raysr.report import table_markdown, write_report
 from raysr.runs import Outcome, Run
 from raysr.spec import TrainConfig, TrialSpec
@@ -817,7 +817,9 @@ def test_a_submitted_job_leaves_the_same_files(tmp_path: Path, short_folder: Pat
         rows = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
         assert [(row["arch"], row["status"]) for row in rows] == [("bicubic", "finished"), ("espcn", "finished")]
         # The package came from the uploaded copy, which has no git history, not from an installed checkout.
-        assert json.loads((run / "run.json").read_text())["commit"] is None
+        info = json.loads((run / "run.json").read_text())
+        assert info["commit"] is None
+        assert info["code_sha256"] == code_sha256()
     finally:
         head.terminate()
         head.communicate(timeout=90)
