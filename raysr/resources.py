@@ -37,7 +37,7 @@ class Resources:
     accelerator: str | None = None
     """Model of GPU that every worker needs."""
     workers_per_node: int = 1
-    """Of all trials at a time, at most, on one machine."""
+    """Workers on one machine at a time, of all trials together, at most."""
 
     @property
     def per_worker(self) -> dict[str, float]:

@@ -48,7 +48,7 @@ class CurvePoint:
     psnr_content: float | None
     lpips_alex_content: float | None
     flat_targets: int | None = None
-    """As in a TrialRow, and so is the next one."""
+    """Validation pictures whose target is one value everywhere. None in curves of older runs, as is `at_ceiling`."""
     at_ceiling: int | None = None
 
 

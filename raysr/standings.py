@@ -188,7 +188,7 @@ def lost_seeds(run: Run) -> dict[str, frozenset[int]]:
 
 
 def mean(values: Sequence[Any]) -> float | None:
-    """Of the values that are known and numbers; None when none is."""
+    """Mean of the values that are known and numbers; None when none is."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return statistics.fmean(known) if known else None
 

@@ -141,7 +141,7 @@ class Wins:
     (probability of improvement, Agarwal et al. 2021). None with fewer than MIN_SEEDS seeds or with one photograph:
     these say what was seen, and nothing of new ones."""
     chance_here: tuple[float, float] | None
-    """The same for new seeds on these photographs; None with fewer than MIN_SEEDS seeds."""
+    """The 95 % interval of the chance for new seeds on these photographs; None with fewer than MIN_SEEDS seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +151,9 @@ class Difference:
     a: str
     b: str
     estimate: Estimate
-    """Of `a`'s score minus `b`'s, over the seeds that finished."""
+    """Mean of `a`'s score minus `b`'s, over the seeds that finished."""
     with_lost: Estimate | None
-    """The same with the lost seeds of both counted as the worst; None where neither has lost a seed."""
+    """This mean with the lost seeds of both counted as the worst; None where neither has lost a seed."""
     p_holm: float | None
     """The p-value after Holm's (1979) correction for all pairs that were compared. Where the network that is ahead has
     lost seeds, it is the larger of the two that are found without them and with them."""
@@ -296,7 +296,7 @@ def _interval(won: Float[np.ndarray, "a b photographs"], fewest: int) -> tuple[f
 
 
 def _bootstrap_variance(won: Float[np.ndarray, "a b photographs"]) -> float:
-    """Of the mean of `won` in a bootstrap without end that draws each of its axes anew by itself, in closed form.
+    """Variance of the mean of `won` in a bootstrap without end that draws each of its axes anew by itself, in closed form.
 
     An entry that is drawn n times with chance 1 / n each comes c times, and the mean of c_i * c_j is 1 - 1 / n, and one
     more where i = j. The mean square of the drawn mean is the sum of all products of these terms, by the axes whose

@@ -47,7 +47,7 @@ class TrainOneConfig:
     out: str = "runs"
     """Parent folder of the run's new folder."""
     seed: int = 0
-    """Of the first weights and of the order of the training pairs; at least 0."""
+    """Number that the first weights and the order of the training pairs are drawn from; at least 0."""
     budget: Budget = field(default_factory=Budget)
     """What it may spend; $5.20, as in the paper, when none is given."""
     price: str = DEFAULT_PRICE_NAME
