@@ -296,7 +296,7 @@ def _interval(won: Float[np.ndarray, "a b photographs"], fewest: int) -> tuple[f
 
 
 def _bootstrap_variance(won: Float[np.ndarray, "a b photographs"]) -> float:
-    """Variance of the mean of `won` in a bootstrap without end that draws each of its axes anew by itself, in closed form.
+    """Variance of the mean of `won` in an endless bootstrap that draws each axis anew by itself, in closed form.
 
     An entry that is drawn n times with chance 1 / n each comes c times, and the mean of c_i * c_j is 1 - 1 / n, and one
     more where i = j. The mean square of the drawn mean is the sum of all products of these terms, by the axes whose
