@@ -18,14 +18,13 @@ from raysr.launch import TrialErrors, ended_row, run_all, time_all
 from raysr.ledger import Ledger
 from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest
-from raysr.own_code import code_digest
 from raysr.plain import say
 from raysr.prepare import PrepareConfig, prepare
 from raysr.presets import DEMO_GEOMETRY, CompareConfig, SearchConfig, chosen_budget
 from raysr.prices import find_price
 from raysr.provenance import RunInfo, now
 from raysr.resources import Resources, share_out, trial_device, trial_pace
-from raysr.resume import read_resumed
+from raysr.resume import find_weights, pinned, read_resumed
 from raysr.runs import Outcome, Run, amend, discarded_unless_begun, gather, new_run_folder
 from raysr.search import Found, check_search, find_settings, judging_photographs, searched
 from raysr.spec import TrialSpec
@@ -88,10 +87,7 @@ def _begin(config: CompareConfig, console: Console) -> Outcome:
 
 def _resume(config: CompareConfig, console: Console) -> Outcome:
     old = read_resumed(config)
-    train = old.config.train
-    perceptual, _ = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
-    if perceptual.weights_sha256 != old.info["perceptual"]["weights_sha256"]:
-        raise ValueError(f"the perceptual weights have changed since {old.run} began: {perceptual.weights_sha256}")
+    perceptual = find_weights(old.config.train, old.info, old.run)
     with claimed(old.run):
         start_ray()
         check_shared(old.run, "--resume")
@@ -125,7 +121,7 @@ def _specs(
     second_opinion: bool = True,
 ) -> list[TrialSpec]:
     scale = Manifest.read(data).geometry.scale
-    codes = {arch: code_digest(arch) for arch in config.archs}
+    codes = pinned(config.archs)
     every = [
         TrialSpec(
             arch=arch,
@@ -140,7 +136,7 @@ def _specs(
             checkpoint_every_s=config.checkpoint_every_s,
             scale=scale,
             targets=storage.join(run, TARGETS),
-            code=codes[arch],
+            code=codes.get(arch),
             sharers=resources.workers_per_node,
             second_opinion=second_opinion,
         )

@@ -8,3 +8,9 @@ def text_of(error: BaseException) -> str:
     """
     text, name = str(error).strip(), type(error).__name__
     return f"{name}: {text}" if text and isinstance(error, KeyError) else text or name
+
+
+def brief(error: BaseException) -> str:
+    """The first two and the last three lines of what `error` says: Ray puts a traceback between them."""
+    lines = [line for line in text_of(error).splitlines() if line.strip()]
+    return "\n".join([*lines[:2], *lines[2:][-3:]])

@@ -16,14 +16,11 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import PreemptionError
 from ray.tune.error import TuneError
 
-from raysr.errors import text_of
+from raysr.errors import brief, text_of
 from raysr.manifest import ManifestError
 from raysr.own_code import CodeChangedError
+from raysr.rows import Cause
 from raysr.weights import WeightsError
-
-Cause = Literal["network", "machine"]
-"""network: an exception in training, which another machine would meet too. machine: a process or a node that died, a
-disk, an accelerator that did not come."""
 
 Kind = Literal["exception", "process", "node", "absence"]
 
@@ -109,5 +106,4 @@ def told_plainly() -> Generator[None]:
     try:
         yield
     except OF_RAY as error:
-        lines = [line for line in text_of(error).splitlines() if line.strip()]
-        raise RayFailedError("Ray failed: " + "\n".join([*lines[:2], *lines[2:][-3:]])) from error
+        raise RayFailedError(f"Ray failed: {brief(error)}") from error

@@ -20,7 +20,7 @@ from raysr.changes import Recorded, is_whole, other_bytes, other_names, read_rec
 from raysr.cluster import start_ray
 from raysr.decoding import MAX_PIXELS
 from raysr.duplicates import NearDuplicate
-from raysr.errors import text_of
+from raysr.errors import brief, text_of
 from raysr.images import Geometry
 from raysr.leaks import find_leaks
 from raysr.manifest import (
@@ -276,8 +276,7 @@ def _run(tasks: list[Task], geometry: Geometry, out: str) -> Iterator[tuple[Shar
                 raise OSError(row["errno"], f"{row['facts']}; the same command goes on from here when that is mended")
             yield ShardFacts.from_json(row["facts"]), row["node"]
     except ray.exceptions.RayError as error:
-        told = [line for line in text_of(error).splitlines() if line.strip()]
-        raise PrepareError("Ray failed: " + "\n".join([*told[:2], *told[2:][-3:]])) from error
+        raise PrepareError(f"Ray failed: {brief(error)}") from error
 
 
 def _count_try(out: str, task: Task, run: str) -> int:

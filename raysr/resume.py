@@ -10,6 +10,7 @@ from raysr import storage
 from raysr.cost import Budget, Price
 from raysr.device import Device
 from raysr.errors import text_of
+from raysr.losses import PerceptualInfo, perceptual_infos
 from raysr.manifest import Manifest, ManifestError
 from raysr.own_code import check_code, code_digest
 from raysr.presets import PRESETS, CompareConfig, SearchConfig
@@ -156,6 +157,14 @@ def find_data(given: str | None, info: dict[str, Any], run: str) -> str:
             f"{data} is not what {run} was begun with: content sha256 {found}, then {info['data']['content_sha256']}"
         )
     return data
+
+
+def find_weights(train: TrainConfig, info: dict[str, Any], run: str) -> PerceptualInfo:
+    """The weights that judge `run`; raises ValueError where those that are here now are others."""
+    found, _ = perceptual_infos(train.perceptual, train.vgg_weights, train.alex_weights)
+    if found.weights_sha256 != info["perceptual"]["weights_sha256"]:
+        raise ValueError(f"the perceptual weights have changed since {run} began: {found.weights_sha256}")
+    return found
 
 
 def _more_seeds(wanted: int | None, begun: int, run: str) -> dict[str, int]:

@@ -6,6 +6,10 @@ from typing import Any, Literal, TypeVar
 Status = Literal["finished", "invalid", "dead", "diverged", "failed", "interrupted", "unfinished"]
 """How a trial stands. unfinished: it has no end, because it still runs, has not begun or lost its driver."""
 
+Cause = Literal["network", "machine"]
+"""network: an exception in training, which another machine would meet too. machine: a process or a node that died, a
+disk, an accelerator that did not come."""
+
 T = TypeVar("T")
 
 
@@ -117,7 +121,7 @@ class TrialRow:
     checkpoint: str | None = None
     """Weights below the run's folder."""
     error: str | None = None
-    cause: Literal["network", "machine"] | None = None
+    cause: Cause | None = None
     """What made a failed trial fail: an exception in training, or want of a machine. Unknown (None) counts as the
     network."""
 

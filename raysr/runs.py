@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +15,7 @@ from raysr import storage
 from raysr.models import parse_arch, trainable_parameters
 from raysr.naming import builds_bicubic, titles
 from raysr.reading import ROWS, Frames, reached_so_far, read_info, read_trials
-from raysr.rows import Status, TrialRow
+from raysr.rows import Cause, Status, TrialRow
 from raysr.spec import TrialSpec
 from raysr.trial_files import TrialFiles
 
@@ -76,7 +76,7 @@ def unfinished_row(
     status: Status,
     error: str,
     perceptual_name: str,
-    cause: Literal["network", "machine"] | None = None,
+    cause: Cause | None = None,
 ) -> TrialRow:
     """The line of a trial that left none itself, with what its last validation found."""
     return TrialRow(

@@ -194,13 +194,18 @@ def _open_trial(spec: TrialSpec) -> Trial:
     return Trial(spec, world, wrap=ray.train.torch.prepare_model if world.size > 1 else lambda model: model)
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs: `config` holds a `spec` and the actor handle of the progress `board`."""
-    trial = _open_trial(config["spec"])
+def go_on(trial: Trial) -> None:
+    """Take the trial to its last checkpoint, if it has one."""
     state = trial.files.read_state()
     if state is not None:
         with trial.meter.segment("setup"):
             trial.load_state(torch.load(io.BytesIO(state), map_location=trial.device))
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: `config` holds a `spec` and the actor handle of the progress `board`."""
+    trial = _open_trial(config["spec"])
+    go_on(trial)
     run_trial(trial, RayReporter(remote_update(config["board"])))
 
 

@@ -1,6 +1,5 @@
 """One network trained on this machine, without Ray."""
 
-import io
 import json
 import math
 import traceback
@@ -24,10 +23,10 @@ from raysr.plain import say
 from raysr.prices import DEFAULT_PRICE_NAME, find_price
 from raysr.progress import Board, ProgressDisplay
 from raysr.provenance import RunInfo, now
-from raysr.resume import check_precision, find_data, flat, pinned, taken_up
+from raysr.resume import check_precision, find_data, find_weights, flat, pinned, taken_up
 from raysr.runs import Outcome, Run, amend, discarded_unless_begun, gather, new_run_folder, unfinished_row
 from raysr.spec import TrainConfig, TrialSpec
-from raysr.train import Reporter, check_trials, run_trial
+from raysr.train import Reporter, check_trials, go_on, run_trial
 from raysr.trial import Trial
 from raysr.trial_files import TrialFiles
 from raysr.world import World
@@ -159,9 +158,7 @@ def _resume(config: TrainOneConfig, console: Console) -> Outcome:
     if device.name != info["device"] and spec.budget.limit_usd(spec.price) is not None:
         raise ValueError(f"{run} was begun on {info['device']}, and this is {device.name}: seconds do not compare")
     check_precision(stored.train, info.get("best_precision"), device, run)
-    weights, _ = perceptual_infos(stored.train.perceptual, stored.train.vgg_weights, stored.train.alex_weights)
-    if weights.weights_sha256 != info["perceptual"]["weights_sha256"]:
-        raise ValueError(f"the perceptual weights have changed since {run} began: {weights.weights_sha256}")
+    weights = find_weights(stored.train, info, run)
     with claimed(run):
         part = taken_up(now().isoformat(timespec="seconds"), device, info["resources"])
         code = info.get("code", pinned([spec.arch]))
@@ -201,10 +198,7 @@ def _run(spec: TrialSpec, kind: str, console: Console, perceptual_name: str) -> 
         if row is None:
             with ProgressDisplay(board.snapshot, console, 1, perceptual_name):
                 trial = Trial(spec, World(device=torch.device(kind)))
-                state = files.read_state()
-                if state is not None:
-                    with trial.meter.segment("setup"):
-                        trial.load_state(torch.load(io.BytesIO(state), map_location=trial.device))
+                go_on(trial)
                 row = run_trial(trial, Reporter(board.update))
     except KeyboardInterrupt:
         row, interrupted = unfinished_row(spec, "interrupted", "stopped by the user", perceptual_name), True

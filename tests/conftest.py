@@ -85,6 +85,15 @@ def bundled_set(tmp_path_factory: pytest.TempPathFactory) -> str:
     return prepare_here("bundled", tmp_path_factory.mktemp("bundled"), Geometry(hr_px=96, fit="tiles"))
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eight pictures of 32 pixels, x2, a quarter of which validate. To be read only."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for index in range(8):
+        Image.fromarray(synthetic(index, 40, 30)).save(folder / f"{index:02d}.png")
+    return prepare_here(str(folder), tmp_path_factory.mktemp("set"), Geometry(hr_px=32, fit="pad"))
+
+
 @pytest.fixture
 def small_set(tmp_path: Path, picture_folder: Callable[..., Path]) -> str:
     """Six training and two validation pictures of 32 pixels, x2, in one shard a split. May be damaged."""

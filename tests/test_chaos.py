@@ -10,23 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import prepare_here, synthetic
-from PIL import Image
 
-from raysr.images import Geometry
 from raysr.ledger import Entry, Ledger
 
 ROOT = Path(__file__).parents[1]
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.ray]
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("photographs")
-    for index in range(8):
-        Image.fromarray(synthetic(index, 40, 30)).save(folder / f"{index:02d}.png")
-    return prepare_here(str(folder), tmp_path_factory.mktemp("set"), Geometry(hr_px=32, fit="pad"))
 
 
 def begin(pairs: str, out: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":

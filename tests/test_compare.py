@@ -59,14 +59,6 @@ LOOSE = 0.5
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("photographs")
-    for index in range(8):
-        Image.fromarray(synthetic(index, 40, 30)).save(folder / f"{index:02d}.png")
-    return prepare_here(str(folder), tmp_path_factory.mktemp("set"), Geometry(hr_px=32, fit="pad"))
-
-
 def configured(pairs: str, out: Path, archs: tuple[str, ...], seconds: float = SECONDS) -> CompareConfig:
     budget = Budget(gpu_seconds=seconds)
     return CompareConfig(
